@@ -1,0 +1,117 @@
+"""Where everything lies in a runner's store: the one place that spells keys.
+
+::
+
+    <batch>.zip                                 input bundle
+    <batch>/<index>/<attempt>/<relative path>   results of one attempt
+    _batches/<batch>.jsonl.gz                   manifest, written once
+    _batches/<batch>.seal                       how far it was sent
+    _journal/<batch>/<worker>-<n>.jsonl         records (AWS)
+    _cards/<batch>/<index>                      the unusual jobs (AWS)
+    _logs/<batch>/<index>/<attempt>.log         output too large for the record
+    _workers/<address>                          registered workers
+    _workers/live/<worker>.json                 heartbeats
+    _control/<order>                            orders
+
+Keys are text of at most 1,024 bytes in UTF-8 (the limit of S3). File names are bytes of any
+kind, so `result_key` quotes what a key cannot hold; the true name stands in the record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+__all__ = [
+    "BATCHES",
+    "CONTROL",
+    "LIVE",
+    "WORKERS",
+    "bundle_key",
+    "card_key",
+    "heartbeat_key",
+    "journal_key",
+    "journal_prefix",
+    "log_key",
+    "manifest_key",
+    "result_key",
+    "results_prefix",
+    "seal_key",
+]
+
+BATCHES = "_batches/"
+CONTROL = "_control/"
+WORKERS = "_workers/"
+LIVE = WORKERS + "live/"
+
+_LONGEST_SEGMENT_BYTES = 200
+_LONGEST_NAME_BYTES = 800
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@, ()'!")
+
+
+def bundle_key(batch: str) -> str:
+    """Return the key of the input bundle."""
+    return f"{batch}.zip"
+
+
+def manifest_key(batch: str) -> str:
+    """Return the key of the manifest."""
+    return f"{BATCHES}{batch}.jsonl.gz"
+
+
+def seal_key(batch: str) -> str:
+    """Return the key of the note that tells how far the manifest was sent."""
+    return f"{BATCHES}{batch}.seal"
+
+
+def journal_prefix(batch: str) -> str:
+    """Return what the keys of a batch's journal begin with."""
+    return f"_journal/{batch}/"
+
+
+def journal_key(batch: str, worker: str, number: int) -> str:
+    """Return the key of one journal object of one worker."""
+    return f"{journal_prefix(batch)}{worker}-{number}.jsonl"
+
+
+def card_key(batch: str, index: int) -> str:
+    """Return the key of the card of an unusual job."""
+    return f"_cards/{batch}/{index:06d}"
+
+
+def log_key(batch: str, index: int, attempt: str) -> str:
+    """Return the key of an output that is too large for the record."""
+    return f"_logs/{batch}/{index:06d}/{attempt}.log"
+
+
+def heartbeat_key(worker: str) -> str:
+    """Return the key of a worker's heartbeat."""
+    return f"{LIVE}{worker}.json"
+
+
+def results_prefix(batch: str, index: int, attempt: str) -> str:
+    """Return what the keys of one attempt's results begin with."""
+    return f"{batch}/{index:06d}/{attempt}/"
+
+
+def result_key(batch: str, index: int, attempt: str, name: str) -> str:
+    """Return the key of one result.
+
+    Bytes that are not plain in a key or a file name are written as ``%XX``. A name that
+    becomes too long for a key or a file system is replaced by ``%`` and its SHA-256, which
+    no quoted name can equal because a true ``%`` is quoted as well.
+
+    Parameters
+    ----------
+    name : str
+        Path relative to the job's directory, as `os.fsdecode` gives it.
+    """
+    raw = os.fsencode(name)
+    segments = []
+    for segment in raw.split(b"/"):
+        quoted = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in segment)
+        segments.append(quoted.replace(".", "%2E") if quoted in (".", "..") else quoted)
+    text = "/".join(segments)
+    if len(text) > _LONGEST_NAME_BYTES or max(map(len, segments)) > _LONGEST_SEGMENT_BYTES:
+        text = "%" + hashlib.sha256(raw).hexdigest()
+    return results_prefix(batch, index, attempt) + text

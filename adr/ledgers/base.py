@@ -1,0 +1,93 @@
+"""The seam between adr and the places that keep jobs.
+
+A ledger is a queue and the records of what came out of it, in one, because "remove the job
+after its record is durable" is a property of both together. Its verbs, in the life of a job::
+
+    send → receive → start → (extend …) → settle            the ordinary way
+                           → release                        given back, or failed and to be repeated
+
+Ten methods, two over our limit: creating and destroying are here since the queue and its
+records come and go together, and `start` since only the ledger can say that an attempt has
+begun in a way that outlives the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from adr.models import Depth, Job, JobRecord, Lease, Outcome
+
+__all__ = ["LOST_LIMIT", "Ledger"]
+
+#: A job that lost this many started attempts with their workers has failed.
+LOST_LIMIT = 5
+
+
+class Ledger(Protocol):
+    """Keep jobs, lease them to workers, and keep what became of them.
+
+    Thread-safe. Methods block until the service has answered and raise `ServiceError` where
+    it refuses or cannot be reached, `RunnerGone` where the queue is no more.
+    """
+
+    #: Longest time in seconds that outcomes may wait to be settled together with others.
+    settle_within_s: float
+
+    def create(self) -> None:
+        """Make the ledger; idempotent for its owner."""
+
+    def destroy(self) -> None:
+        """Remove the queue and every job in it, keep the records; idempotent."""
+
+    def send(
+        self, jobs: Sequence[Job], *, again: bool = False, sent: Callable[[int], None] | None = None
+    ) -> None:
+        """Queue jobs.
+
+        Parameters
+        ----------
+        again : bool, optional
+            Some of these jobs may have been queued by an earlier call that was cut off.
+            Such a job is nevertheless decided once.
+        sent : callable, optional
+            Called with n once the first n jobs are known to be queued; n grows.
+        """
+
+    def receive(self, most: int, wait_s: float) -> list[Lease]:
+        """Lease up to `most` jobs, at least one if possible within `wait_s` seconds.
+
+        Jobs that need no run (already decided, held by a live worker, lost too often) are
+        dealt with here and not returned. An empty list does not prove an empty queue.
+        """
+
+    def start(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Note that these attempts begin now, and return those that may.
+
+        An attempt that was started and neither settled nor released counts as lost.
+        """
+
+    def extend(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Hold on to leases, and return them with their new deadlines; those missing are lost."""
+
+    def release(self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False) -> None:
+        """Give jobs back, to be leased again after `delay_s`; those whose lease has passed are left alone.
+
+        Parameters
+        ----------
+        failed : bool, optional
+            Their commands failed and are to be repeated; without, nothing is counted.
+        """
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Make the records durable, then remove the jobs; idempotent.
+
+        Outcomes whose lease has passed are recorded as late and their jobs left alone.
+        On an error call again with the same outcomes.
+        """
+
+    def depth(self) -> Depth:
+        """Count the jobs that wait, are leased, and are delayed."""
+
+    def records(self, batches: Iterable[str]) -> list[JobRecord]:
+        """Return every record of these batches, in no order, possibly some twice."""

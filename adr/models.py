@@ -1,0 +1,373 @@
+"""The nouns of adr, frozen: job, lease, outcome, record, worker; and the one rule of visibility.
+
+Nothing here does I/O. Everything that is stored or sent is JSON made by the ``to_dict`` of
+a class here and read by its ``from_dict``; both carry `SCHEMA`, and a newer one is refused
+with a sentence, so that an old worker never misreads a new job.
+
+Times are seconds since the epoch in UTC. In JSON they are ISO 8601 with milliseconds.
+"""
+
+from __future__ import annotations
+
+import enum
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from adr.errors import AdrError
+
+__all__ = [
+    "SCHEMA",
+    "Depth",
+    "Job",
+    "JobId",
+    "JobRecord",
+    "JobState",
+    "Lease",
+    "Outcome",
+    "ResultFile",
+    "SlotInfo",
+    "WorkerInfo",
+    "check_schema",
+    "new_id",
+    "parse_time",
+    "time_text",
+    "visible",
+]
+
+#: Version of everything adr writes: messages, records, manifests, cards, database.
+SCHEMA = 1
+
+
+def check_schema(data: Mapping[str, Any], what: str) -> None:
+    """Refuse `data` that a newer adr wrote.
+
+    Raises
+    ------
+    AdrError
+        If the schema is missing or newer than `SCHEMA`.
+    """
+    schema = data.get("schema")
+    if not isinstance(schema, int):
+        raise AdrError(f"{what} is not adr's: it has no schema number")
+    if schema > SCHEMA:
+        raise AdrError(
+            f"{what} has schema {schema}, this adr reads up to {SCHEMA}: "
+            f"upgrade adr here (pip install --upgrade adr)"
+        )
+
+
+def new_id() -> str:
+    """Make a random id of 16 hexadecimal digits, for an attempt or a worker."""
+    return secrets.token_hex(8)
+
+
+def time_text(seconds: float | None) -> str | None:
+    """Write a time as ISO 8601 in UTC with milliseconds, ``2026-11-20T09:12:00.123Z``."""
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str | None) -> float | None:
+    """Read what `time_text` wrote."""
+    if text is None:
+        return None
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+class JobState(str, enum.Enum):
+    """Where a job is; the words of ``adr status``."""
+
+    #: Waits in the queue, or is leased and not started.
+    QUEUED = "queued"
+    #: A live worker says that it runs it.
+    RUNNING = "running"
+    #: Its command ended with exit code 0 and its results are stored.
+    SUCCEEDED = "succeeded"
+    #: Its command failed as often as allowed, or could not be run.
+    FAILED = "failed"
+    #: It was called off before it succeeded.
+    CANCELLED = "cancelled"
+    #: It is neither decided, nor queued, nor running, and has been so for long.
+    LOST = "lost"
+    #: It is neither decided, nor queued, nor running at this moment.
+    UNACCOUNTED = "unaccounted"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+#: What names a job within a runner: batch, index, generation.
+JobId = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Carry everything a worker needs to run one job; a worker never reads the manifest."""
+
+    #: Batch id.
+    batch: str
+    #: Position in the batch, from 1.
+    index: int
+    #: Number of jobs in the batch.
+    count: int
+    #: Name for people, unique in the batch: see `adr.batch.labels`.
+    label: str
+    #: Expanded shell command.
+    command: str
+    #: Path of the input file relative to the root of the bundle; None where there is none.
+    input: str | None = None
+    #: Shell text run before and after the command.
+    preprocessing: str | None = None
+    postprocessing: str | None = None
+    #: Regular expressions that choose results by their relative path; empty: every new or changed file.
+    store: tuple[str, ...] = ()
+    #: Variables added to the environment of the job.
+    env: tuple[tuple[str, str], ...] = ()
+    #: Seconds after which a run is ended and has failed; None: no limit.
+    timeout_s: float | None = None
+    #: How often the command may be run before the job has failed.
+    attempts: int = 1
+    #: Raised by one with each retry.
+    generation: int = 0
+    #: Digest of all that decides the outcome; None where it was not computed.
+    fingerprint: str | None = None
+
+    @property
+    def id(self) -> JobId:
+        """Return batch, index and generation."""
+        return (self.batch, self.index, self.generation)
+
+    @property
+    def name(self) -> str:
+        """Return ``<batch>/<label>``, the job's name for people."""
+        return f"{self.batch}/{self.label}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object without the fields that have their default value."""
+        data: dict[str, Any] = {"schema": SCHEMA}
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if value != spec.default:
+                data[spec.name] = value
+        if self.env:
+            data["env"] = dict(self.env)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Job:
+        """Read what `to_dict` wrote; unknown fields are ignored."""
+        check_schema(data, "the job message")
+        known = {spec.name for spec in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        values["store"] = tuple(values.get("store", ()))
+        values["env"] = tuple(sorted(dict(values.get("env", {})).items()))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Hold one job for one attempt, until its deadline."""
+
+    job: Job
+    #: Random id of this attempt.
+    attempt: str
+    #: What the backend needs to find the lease again; nobody else reads it.
+    handle: str
+    #: When the job was leased.
+    leased_at: float
+    #: Boot-time clock at which the lease ends; infinity where it lasts as long as the worker.
+    deadline: float
+    #: How often the command of this job has failed before.
+    failures: int = 0
+    #: How many attempts were started and lost with their worker before.
+    lost: int = 0
+    #: False where the backend wants to hear of the start of this attempt before it happens.
+    ordinary: bool = True
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """Name one stored result."""
+
+    #: Path relative to the job's directory, as `os.fsdecode` gives it (any bytes survive).
+    name: str
+    size_bytes: int
+    sha256: str
+    #: Permission bits, so that a result that is a program stays one.
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """Tell what became of one attempt; the durable truth about a job."""
+
+    batch: str
+    index: int
+    label: str
+    generation: int
+    attempt: str
+    #: SUCCEEDED, FAILED or CANCELLED.
+    state: JobState
+    #: Exit code of the job's script; None where it was ended by a signal or never ran.
+    exit_code: int | None = None
+    #: Number of the signal that ended the job's script.
+    signal: int | None = None
+    #: Why the job did not succeed, in words; empty where it did.
+    reason: str = ""
+    leased_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    #: When the results were in the store.
+    stored_at: float | None = None
+    host: str = ""
+    worker: str = ""
+    #: Number of the slot, from 1.
+    slot: int = 0
+    #: Largest resident set of one process of the job, in bytes.
+    peak_memory_bytes: int = 0
+    #: User and system time of all processes of the job, in seconds.
+    cpu_s: float = 0.0
+    results: tuple[ResultFile, ...] = ()
+    #: Last 2 KiB of the output, the whole of it where `log` is None; undecodable bytes as surrogates.
+    tail: str = ""
+    #: Key of the whole output in the store; None where `tail` is the whole.
+    log: str | None = None
+    #: True where the worker knew that it had lost its lease.
+    late: bool = False
+
+    @property
+    def id(self) -> JobId:
+        """Return batch, index and generation."""
+        return (self.batch, self.index, self.generation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object with every field; times as text."""
+        data: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        data["state"] = self.state.value
+        for key in _TIMES:
+            data[key] = time_text(data[key])
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> JobRecord:
+        """Read what `to_dict` wrote; unknown fields are ignored."""
+        check_schema(data, "the job record")
+        known = {spec.name for spec in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        values["state"] = JobState(values["state"])
+        values["results"] = tuple(ResultFile(**each) for each in values.get("results", ()))
+        for key in _TIMES:
+            values[key] = parse_time(values.get(key))
+        return cls(**values)
+
+
+_TIMES = ("leased_at", "started_at", "ended_at", "stored_at")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Pair a lease with the record that ends it."""
+
+    lease: Lease
+    record: JobRecord
+
+    def marked_late(self) -> Outcome:
+        """Return the same outcome as one that came after its lease was lost."""
+        return replace(self, record=replace(self.record, late=True))
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Count the messages of a queue."""
+
+    waiting: int
+    in_flight: int
+    delayed: int
+    #: False where the service counts approximately (SQS).
+    exact: bool
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether nothing waits, is in flight or is delayed."""
+        return not (self.waiting or self.in_flight or self.delayed)
+
+
+@dataclass(frozen=True)
+class SlotInfo:
+    """Say what one slot of a worker runs."""
+
+    batch: str
+    index: int
+    generation: int
+    attempt: str
+    started_at: float
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """Describe a worker, as its heartbeat tells it."""
+
+    worker: str
+    host: str
+    pid: int
+    slots: int
+    started_at: float
+    adr_version: str
+    done: int = 0
+    running: tuple[SlotInfo, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object; times as text."""
+        data: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        data["started_at"] = time_text(self.started_at)
+        data["running"] = [
+            {**asdict(slot), "started_at": time_text(slot.started_at)} for slot in self.running
+        ]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> WorkerInfo:
+        """Read what `to_dict` wrote; unknown fields are ignored."""
+        check_schema(data, "the heartbeat of a worker")
+        known = {spec.name for spec in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        values["started_at"] = parse_time(values["started_at"])
+        values["running"] = tuple(
+            SlotInfo(**{**slot, "started_at": parse_time(slot["started_at"])})
+            for slot in values.get("running", ())
+        )
+        return cls(**values)
+
+
+_PREFERENCE = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.CANCELLED: 2}
+
+
+def visible(records: Iterable[JobRecord]) -> dict[tuple[str, int], JobRecord]:
+    """Choose the one visible record of each job.
+
+    The highest generation wins; then a record that is not late; then succeeded over failed
+    over cancelled; then the smallest attempt id. Clocks of workers take no part, so every
+    reader chooses the same, whatever order the records come in.
+
+    Parameters
+    ----------
+    records : iterable of JobRecord
+        Records of any jobs, in any order, duplicates included.
+
+    Returns
+    -------
+    dict
+        The record of each job that has one, by batch and index.
+    """
+    best: dict[tuple[str, int], tuple[tuple[int, bool, int, str], JobRecord]] = {}
+    for record in records:
+        rank = (-record.generation, record.late, _PREFERENCE[record.state], record.attempt)
+        place = (record.batch, record.index)
+        if place not in best or rank < best[place][0]:
+            best[place] = (rank, record)
+    return {place: record for place, (_, record) in best.items()}

@@ -1,0 +1,98 @@
+"""The seam between adr and the places that keep files.
+
+A store is flat: text keys, bytes as content, as on S3. Its neighbours are `adr.transfer`
+(many files in parallel) and the ledgers (which keep small documents in it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["Document", "ObjectInfo", "ObjectStore"]
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """Describe one object of a listing."""
+
+    key: str
+    size_bytes: int
+    #: Changes whenever the content does; compare for equality only.
+    etag: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """Hold a small object that was read whole."""
+
+    body: bytes
+    etag: str
+    #: Seconds since it was last written, by the clock of the store alone.
+    age_s: float
+
+
+class ObjectStore(Protocol):
+    """Keep objects under keys.
+
+    Thread-safe. Every method blocks until the store has answered, retries what is worth
+    retrying, and raises `ServiceError` where the store refuses or cannot be reached. What
+    a write or an upload has returned from is durable.
+    """
+
+    def create(self) -> None:
+        """Make the store; idempotent for its owner."""
+
+    def destroy(self) -> None:
+        """Remove the store and all that is in it; idempotent."""
+
+    def upload(self, path: Path, key: str, *, move: bool = False) -> None:
+        """Store a file of any size under `key`, whole or not at all; idempotent.
+
+        Parameters
+        ----------
+        move : bool, optional
+            The caller has no further use for `path`: a store on the same file system may
+            take the file itself instead of a copy. The file may or may not be there afterwards.
+        """
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the object to `path`, which must not exist, streaming.
+
+        On an error no file is left at `path`.
+
+        Raises
+        ------
+        NotFound
+            If there is no such object.
+        """
+
+    def read(self, key: str) -> Document:
+        """Return a small object; raises `NotFound` where there is none."""
+
+    def write(
+        self, key: str, body: bytes, *, if_absent: bool = False, if_match: str | None = None
+    ) -> str:
+        """Store a small object and return its ETag.
+
+        Parameters
+        ----------
+        if_absent : bool, optional
+            Write only where there is no object under `key`.
+        if_match : str, optional
+            Write only over the object with this ETag.
+
+        Raises
+        ------
+        Conflict
+            If the condition does not hold. A condition may also fail because an earlier
+            try of this same call was carried out and its answer lost: read back to tell.
+        """
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield all objects whose key starts with `prefix`, in the order of their keys."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects, in batches; absent ones are no error."""
