@@ -124,7 +124,7 @@ class Job:
     #: Shell text run before and after the command.
     preprocessing: str | None = None
     postprocessing: str | None = None
-    #: Regular expressions that choose results by their relative path; empty: every new or changed file.
+    #: Regular expressions that choose results by relative path; empty: every new or changed file.
     store: tuple[str, ...] = ()
     #: Variables added to the environment of the job.
     env: tuple[tuple[str, str], ...] = ()
@@ -233,7 +233,7 @@ class JobRecord:
     #: User and system time of all processes of the job, in seconds.
     cpu_s: float = 0.0
     results: tuple[ResultFile, ...] = ()
-    #: Last 2 KiB of the output, the whole of it where `log` is None; undecodable bytes as surrogates.
+    #: Last 2 KiB of the output, all of it where `log` is None; undecodable bytes as surrogates.
     tail: str = ""
     #: Key of the whole output in the store; None where `tail` is the whole.
     log: str | None = None

@@ -1,1 +1,1 @@
-"""Which jobs there are and what became of them: one ledger per backend behind `adr.ledgers.base.Ledger`."""
+"""Which jobs there are and what became of them: one ledger per backend, behind `base.Ledger`."""

@@ -16,12 +16,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from adr.models import Depth, Job, JobRecord, Lease, Outcome
+from adr.models import Depth, Job, JobRecord, JobState, Lease, Outcome
 
-__all__ = ["LOST_LIMIT", "Ledger"]
+__all__ = ["LOST_LIMIT", "Ledger", "lost_too_often"]
 
 #: A job that lost this many started attempts with their workers has failed.
 LOST_LIMIT = 5
+
+
+def lost_too_often(job: Job, attempt: str, lost: int) -> JobRecord:
+    """Make the record of a job that has lost `LOST_LIMIT` workers."""
+    return JobRecord(
+        batch=job.batch,
+        index=job.index,
+        label=job.label,
+        generation=job.generation,
+        attempt=attempt,
+        state=JobState.FAILED,
+        reason=f"lost its worker {lost} times",
+    )
 
 
 class Ledger(Protocol):
@@ -71,7 +84,9 @@ class Ledger(Protocol):
         """Hold on to leases, and return them with their new deadlines; those missing are lost."""
 
     def release(self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False) -> None:
-        """Give jobs back, to be leased again after `delay_s`; those whose lease has passed are left alone.
+        """Give jobs back, to be leased again after `delay_s`.
+
+        Leases that have passed are left alone.
 
         Parameters
         ----------

@@ -1,0 +1,320 @@
+"""The ledger of a local runner: one SQLite database, exact in everything.
+
+A lease belongs to a worker that holds a file lock (`adr.roster.WorkerLocks`). Once that lock
+is free the lease is lost, at once, whatever any clock says; while it is held the lease has
+no deadline. Records and the removal of their jobs are one transaction.
+
+Settling and sending wait for the disk. Leasing does not: SQLite's log survives the death of
+every process, and after a power cut a forgotten lease is a job that waits, which it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from adr.errors import RunnerGone, ServiceError
+from adr.ledgers.base import LOST_LIMIT, lost_too_often
+from adr.models import SCHEMA, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
+from adr.roster import WorkerLocks
+
+__all__ = ["SqliteLedger"]
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS jobs (
+    batch TEXT NOT NULL, position INTEGER NOT NULL, generation INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    ready_at REAL NOT NULL DEFAULT 0,
+    worker TEXT, attempt TEXT, started INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (batch, position, generation)
+);
+CREATE INDEX IF NOT EXISTS waiting ON jobs (batch, position) WHERE worker IS NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS leased ON jobs (worker, attempt) WHERE worker IS NOT NULL;
+CREATE TABLE IF NOT EXISTS records (
+    batch TEXT NOT NULL, position INTEGER NOT NULL, generation INTEGER NOT NULL,
+    attempt TEXT NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (batch, position, generation, attempt)
+) WITHOUT ROWID;
+"""
+
+_BUSY_S = 30.0
+_LOOK_EVERY_S = 0.05
+_RECLAIM_EVERY_S = 1.0
+_LEASED = " WHERE worker = ? AND attempt = ?"
+_HOLDERS = "SELECT DISTINCT worker FROM jobs WHERE worker IS NOT NULL AND worker IS NOT ?"
+
+
+class SqliteLedger:
+    """Keep the jobs and records of a local runner; see `adr.ledgers.base.Ledger`.
+
+    Parameters
+    ----------
+    path : Path
+        The database file.
+    locks : WorkerLocks
+        The locks that tell living workers from dead ones.
+    worker : str, optional
+        Id of the worker that leases through this object; None where nobody does.
+    """
+
+    settle_within_s = 0.05
+
+    def __init__(self, path: Path, locks: WorkerLocks, worker: str | None = None) -> None:
+        self._path = path
+        self._locks = locks
+        self._worker = worker
+        self._guard = threading.RLock()
+        self._connections: dict[str, sqlite3.Connection] = {}
+        self._inode = 0
+        self._reclaimed_at = -math.inf
+
+    def create(self) -> None:
+        """Make the database; idempotent."""
+        try:
+            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
+            with self._translated():
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(_TABLES)
+                connection.execute(
+                    "INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (json.dumps(SCHEMA),)
+                )
+            connection.close()
+        except sqlite3.Error as error:
+            raise ServiceError(f"cannot make the database {self._path}: {error}") from error
+
+    def destroy(self) -> None:
+        """Remove all jobs, keep the records, and let every worker know; idempotent."""
+        with self._transaction("durable", even_if_destroyed=True) as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('destroyed', 'true')")
+            db.execute("DELETE FROM jobs")
+
+    @property
+    def destroyed(self) -> bool:
+        """Tell whether `destroy` has been called."""
+        with self._transaction("quick", even_if_destroyed=True) as db:
+            return self._is_destroyed(db)
+
+    def send(
+        self, jobs: Sequence[Job], *, again: bool = False, sent: Callable[[int], None] | None = None
+    ) -> None:
+        """Queue jobs in one transaction; a job that is there or decided is left as it is."""
+        rows = (
+            (job.batch, job.index, job.generation, json.dumps(job.to_dict()))
+            + (job.batch, job.index, job.generation)
+            for job in jobs
+        )
+        with self._transaction("durable") as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO jobs (batch, position, generation, body) SELECT ?, ?, ?, ? "
+                "WHERE NOT EXISTS (SELECT 1 FROM records"
+                " WHERE batch = ? AND position = ? AND generation = ?)",
+                rows,
+            )
+        if sent:
+            sent(len(jobs))
+
+    def receive(self, most: int, wait_s: float) -> list[Lease]:
+        """Lease waiting jobs in the order they were queued; looks 20 times a second while it waits."""
+        assert self._worker is not None, "a ledger leases only for a worker"
+        self._locks.hold(self._worker)
+        give_up_at = time.monotonic() + wait_s
+        while True:
+            if time.monotonic() - self._reclaimed_at >= _RECLAIM_EVERY_S:
+                self._reclaim()
+            leases = self._lease(most)
+            left_s = give_up_at - time.monotonic()
+            if leases or left_s <= 0:
+                return leases
+            time.sleep(min(_LOOK_EVERY_S, left_s))
+
+    def start(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Mark leases as begun, so that they count as lost if this worker dies."""
+        with self._transaction("quick") as db:
+            return [
+                lease
+                for lease in leases
+                if db.execute(
+                    "UPDATE jobs SET started = 1" + _LEASED, (self._worker, lease.attempt)
+                ).rowcount
+            ]
+
+    def extend(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Return the leases that are still this worker's."""
+        with self._transaction("quick") as db:
+            return [lease for lease in leases if self._is_held(db, lease)]
+
+    def release(self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False) -> None:
+        """Give jobs back; idempotent."""
+        ready_at = time.time() + delay_s if delay_s else 0.0
+        with self._transaction("quick") as db:
+            db.executemany(
+                "UPDATE jobs SET worker = NULL, attempt = NULL, started = 0, ready_at = ?,"
+                " failures = failures + ?" + _LEASED,
+                [(ready_at, int(failed), self._worker, lease.attempt) for lease in leases],
+            )
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Write the records and remove the jobs in one transaction; idempotent."""
+        with self._transaction("durable") as db:
+            for outcome in outcomes:
+                lease = outcome.lease
+                batch, position, generation = lease.job.id
+                known = db.execute(
+                    "SELECT 1 FROM records WHERE batch = ? AND position = ? AND generation = ?"
+                    " AND attempt = ?",
+                    (batch, position, generation, lease.attempt),
+                ).fetchone()
+                if known:
+                    continue
+                if not self._is_held(db, lease):
+                    outcome = outcome.marked_late()
+                self._write_record(db, outcome.record)
+                db.execute("DELETE FROM jobs" + _LEASED, (self._worker, lease.attempt))
+
+    def depth(self) -> Depth:
+        """Count exactly."""
+        now = time.time()
+        with self._transaction("quick") as db:
+            waiting, delayed, leased = db.execute(
+                "SELECT count(*) FILTER (WHERE worker IS NULL AND ready_at <= ?1),"
+                " count(*) FILTER (WHERE worker IS NULL AND ready_at > ?1),"
+                " count(*) FILTER (WHERE worker IS NOT NULL) FROM jobs",
+                (now,),
+            ).fetchone()
+        return Depth(waiting, leased, delayed, exact=True)
+
+    def records(self, batches: Iterable[str]) -> list[JobRecord]:
+        """Return the records of these batches."""
+        with self._transaction("quick", even_if_destroyed=True) as db:
+            rows = [
+                body
+                for batch in batches
+                for (body,) in db.execute("SELECT body FROM records WHERE batch = ?", (batch,))
+            ]
+        return [JobRecord.from_dict(json.loads(body)) for body in rows]
+
+    def close(self) -> None:
+        """Close the database and let go of the worker's lock."""
+        with self._guard:
+            for connection in self._connections.values():
+                connection.close()
+            self._connections.clear()
+        if self._worker is not None:
+            self._locks.drop(self._worker)
+
+    def _lease(self, most: int) -> list[Lease]:
+        now = time.time()
+        leases = []
+        with self._transaction("quick") as db:
+            rows = db.execute(
+                "SELECT rowid, body, failures, lost FROM jobs"
+                " WHERE worker IS NULL AND ready_at <= ? ORDER BY batch, position LIMIT ?",
+                (now, most),
+            ).fetchall()
+            for rowid, body, failures, lost in rows:
+                job, attempt = Job.from_dict(json.loads(body)), new_id()
+                db.execute(
+                    "UPDATE jobs SET worker = ?, attempt = ?, started = 0 WHERE rowid = ?",
+                    (self._worker, attempt, rowid),
+                )
+                leases.append(Lease(job, attempt, str(rowid), now, math.inf, failures, lost))
+        return leases
+
+    def _reclaim(self) -> None:
+        """Take back what dead workers had leased."""
+        self._reclaimed_at = time.monotonic()
+        with self._transaction("quick") as db:
+            holders = [row[0] for row in db.execute(_HOLDERS, (self._worker,))]
+        for holder in holders:
+            with self._locks.if_dead(holder) as dead:
+                if dead:
+                    self._take_back(holder)
+
+    def _take_back(self, holder: str) -> None:
+        with self._transaction("durable") as db:
+            db.execute("UPDATE jobs SET lost = lost + started WHERE worker = ?", (holder,))
+            rows = db.execute(
+                "SELECT body, attempt, lost FROM jobs WHERE worker = ? AND lost >= ?",
+                (holder, LOST_LIMIT),
+            ).fetchall()
+            for body, attempt, lost in rows:
+                job = Job.from_dict(json.loads(body))
+                self._write_record(db, lost_too_often(job, attempt, lost))
+                db.execute("DELETE FROM jobs" + _LEASED, (holder, attempt))
+            db.execute(
+                "UPDATE jobs SET worker = NULL, attempt = NULL, started = 0 WHERE worker = ?",
+                (holder,),
+            )
+
+    def _is_held(self, db: sqlite3.Connection, lease: Lease) -> bool:
+        row = db.execute("SELECT 1 FROM jobs" + _LEASED, (self._worker, lease.attempt)).fetchone()
+        return row is not None
+
+    @staticmethod
+    def _write_record(db: sqlite3.Connection, record: JobRecord) -> None:
+        db.execute(
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
+            (*record.id, record.attempt, json.dumps(record.to_dict())),
+        )
+
+    @staticmethod
+    def _is_destroyed(db: sqlite3.Connection) -> bool:
+        return db.execute("SELECT 1 FROM meta WHERE name = 'destroyed'").fetchone() is not None
+
+    @contextmanager
+    def _transaction(
+        self, kind: str, even_if_destroyed: bool = False
+    ) -> Iterator[sqlite3.Connection]:
+        """Run statements as one transaction on the quick connection, or the durable one."""
+        with self._guard, self._translated():
+            db = self._connection(kind)
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                if not even_if_destroyed and self._is_destroyed(db):
+                    raise RunnerGone(
+                        f"the runner {self._path.parent} has been destroyed, only its results are left"
+                    )
+                yield db
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    def _connection(self, kind: str) -> sqlite3.Connection:
+        try:
+            inode = self._path.stat().st_ino
+        except OSError as error:
+            raise RunnerGone(f"there is no runner at {self._path.parent}") from error
+        if inode != self._inode:
+            self._connections.clear()
+            self._inode = inode
+        if kind not in self._connections:
+            db = sqlite3.connect(
+                f"file:{quote(str(self._path))}?mode=rw",
+                uri=True,
+                timeout=_BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            db.execute(f"PRAGMA synchronous = {'FULL' if kind == 'durable' else 'NORMAL'}")
+            row = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+            check_schema({"schema": json.loads(row[0])}, f"the database {self._path}")
+            self._connections[kind] = db
+        return self._connections[kind]
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ServiceError(f"the database {self._path} refused: {error}") from error

@@ -1,0 +1,152 @@
+"""Who works: the heartbeats of a runner's workers, and the one test of whether a worker lives.
+
+Every worker rewrites one small object in the store. On AWS a heartbeat that has not been
+rewritten for `DEAD_AFTER_S` means a dead worker, by the clock of the store alone. A local
+worker also holds a file lock, which the kernel lets go at the very moment it dies.
+
+The ledgers ask here whether the holder of a lease is alive, ``adr status`` asks for all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adr.errors import NotFound
+from adr.keys import LIVE, heartbeat_key
+from adr.models import WorkerInfo
+from adr.stores.base import ObjectStore
+
+__all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks"]
+
+#: Mean time between two heartbeats of a worker.
+HEARTBEAT_S = 30.0
+#: A worker whose heartbeat is older than this is dead.
+DEAD_AFTER_S = 100.0
+
+
+class WorkerLocks:
+    """Keep one lock file per local worker; whoever cannot lock it knows that the worker lives.
+
+    Rests on ``flock(2)``: a lock ends with the last descriptor of the process that opened it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._mine: dict[str, int] = {}
+
+    def hold(self, worker: str) -> None:
+        """Take the lock of `worker` until `drop` or the end of this process; idempotent."""
+        if worker in self._mine:
+            return
+        handle = os.open(self._path(worker), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._mine[worker] = handle
+
+    def drop(self, worker: str) -> None:
+        """Let go of a lock that this process holds; idempotent."""
+        handle = self._mine.pop(worker, None)
+        if handle is not None:
+            self._path(worker).unlink(missing_ok=True)
+            os.close(handle)
+
+    def is_held(self, worker: str) -> bool:
+        """Tell whether `worker` lives."""
+        if worker in self._mine:
+            return True
+        with self._taken(worker) as taken:
+            return not taken
+
+    @contextmanager
+    def if_dead(self, worker: str) -> Iterator[bool]:
+        """Yield whether `worker` is dead, and keep others from asking the same meanwhile."""
+        if worker in self._mine:
+            yield False
+            return
+        with self._taken(worker) as taken:
+            yield taken
+            if taken:
+                self._path(worker).unlink(missing_ok=True)
+
+    @contextmanager
+    def _taken(self, worker: str) -> Iterator[bool]:
+        try:
+            handle = os.open(self._path(worker), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield True
+            return
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(handle)
+
+    def _path(self, worker: str) -> Path:
+        return self._directory / f"{worker}.lock"
+
+
+class Roster:
+    """Keep the heartbeats of one runner.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        Where the heartbeats lie.
+    locks : WorkerLocks, optional
+        The locks of local workers; where given, they and not the age of a heartbeat decide.
+    dead_after_s : float, optional
+        Age at which a heartbeat means a dead worker.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        locks: WorkerLocks | None = None,
+        dead_after_s: float = DEAD_AFTER_S,
+    ) -> None:
+        self._store = store
+        self._locks = locks
+        self._dead_after_s = dead_after_s
+
+    def beat(self, info: WorkerInfo) -> None:
+        """Write the heartbeat of a worker."""
+        self._store.write(heartbeat_key(info.worker), json.dumps(info.to_dict()).encode())
+
+    def leave(self, worker: str) -> None:
+        """Remove the heartbeat of a worker that ends; idempotent."""
+        self._store.delete([heartbeat_key(worker)])
+
+    def is_alive(self, worker: str) -> bool:
+        """Tell whether a worker lives; at most one read."""
+        if self._locks is not None:
+            return self._locks.is_held(worker)
+        try:
+            return self._store.read(heartbeat_key(worker)).age_s <= self._dead_after_s
+        except NotFound:
+            return False
+
+    def alive(self) -> list[WorkerInfo]:
+        """Read the heartbeats of all living workers, in the order of their start."""
+        infos = []
+        for entry in self._store.list(LIVE):
+            try:
+                document = self._store.read(entry.key)
+            except NotFound:
+                continue
+            info = WorkerInfo.from_dict(json.loads(document.body))
+            lives = (
+                self._locks.is_held(info.worker)
+                if self._locks is not None
+                else document.age_s <= self._dead_after_s
+            )
+            if lives:
+                infos.append(info)
+        return sorted(infos, key=lambda info: (info.started_at, info.worker))
