@@ -1,0 +1,372 @@
+"""The only place that makes boto3 sessions and clients, and that reads their errors.
+
+Below it are boto3 and the configuration, above it the backends on S3 and SQS. Importing it
+imports boto3, which takes a noticeable time: import it only where AWS is really used.
+
+Clients cost some 50 ms each, may be used by many threads but not made by several at once:
+a `Connection` makes each of them once, when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore import exceptions as core
+from botocore.config import Config
+
+from adr.errors import AdrError, Conflict, NotFound, RunnerGone, ServiceError, UsageError
+from adr.version import __version__
+
+if TYPE_CHECKING:
+    from botocore.model import OperationModel
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+__all__ = ["DEFAULT_REGION", "Connection", "client", "error_code", "session", "translated"]
+
+#: Region where neither the caller, nor boto3, nor adr's configuration names one.
+DEFAULT_REGION = "eu-central-1"
+
+_ATTEMPTS = 5
+_LOG_IN = "run adr config, or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+
+def session(region_name: str | None = None) -> boto3.Session:
+    """Make a session that knows its region and, where there are any, its credentials.
+
+    Both are looked for the way boto3 does (environment, profile, instance role …), then in
+    adr's configuration file. Makes no client; may ask the instance metadata service.
+
+    Parameters
+    ----------
+    region_name : str, optional
+        Amazon region identifier; wins over all others.
+
+    Raises
+    ------
+    UsageError
+        If the profile or a configuration file is not usable.
+    """
+    from adr.config import load_config
+
+    with translated("find", "credentials for AWS"):
+        found = boto3.Session(region_name=region_name)
+        region = found.region_name or load_config("aws", "configuration", "region")
+        own: dict[str, str | None] = {}
+        if found.get_credentials() is None:
+            own = load_config("aws", "credentials")
+        return boto3.Session(
+            region_name=region or DEFAULT_REGION,
+            aws_access_key_id=own.get("access_key_id") or None,
+            aws_secret_access_key=own.get("secret_access_key") or None,
+        )
+
+
+def client(source: boto3.Session, service: str, region_name: str | None = None) -> Any:
+    """Make a client with adr's time-outs and retries; not thread-safe, unlike the client.
+
+    Five attempts in all unless ``AWS_MAX_ATTEMPTS`` says otherwise. An answer is awaited
+    for 60 s, which is more than the longest poll of SQS (20 s).
+
+    Raises
+    ------
+    UsageError
+        If the region or the endpoint cannot be one.
+    """
+    region = region_name or source.region_name
+    with translated("use", f"{service} in region {region}"):
+        try:
+            config = Config(
+                retries={
+                    "mode": "standard",
+                    "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS)),
+                },
+                connect_timeout=10,
+                read_timeout=60,
+                max_pool_connections=64,
+                tcp_keepalive=True,
+                user_agent_extra=f"adr/{__version__}",
+            )
+            made = source.client(service, region_name=region, config=config)  # type: ignore[call-overload]
+        except core.InvalidRegionError:
+            raise
+        except ValueError as error:
+            # botocore raises this, and nothing of its own, for an endpoint that is no URL.
+            raise UsageError(
+                f"{error}: correct AWS_ENDPOINT_URL (a URL such as http://127.0.0.1:9000) "
+                f"or AWS_MAX_ATTEMPTS (a number)"
+            ) from error
+    if ".amazonaws." in made.meta.endpoint_url:
+        try:
+            source.get_partition_for_region(region)
+        except core.UnknownRegionError as error:
+            raise UsageError(
+                f"there is no AWS region {region!r}: give one such as {DEFAULT_REGION}"
+            ) from error
+    return made
+
+
+class Connection:
+    """Reach the bucket and the queue of one runner.
+
+    Opens nothing until it is used. Thread-safe.
+
+    Parameters
+    ----------
+    runner_id : str
+        Name of the bucket and of the queue.
+    region_name : str, optional
+        Where to look first; without, the region of `session`. A runner's id does not name
+        its region, so `queue_url` goes on looking where the bucket is.
+    """
+
+    def __init__(self, runner_id: str, region_name: str | None = None) -> None:
+        self.runner_id = runner_id
+        self._region_name = region_name
+        self._lock = threading.RLock()
+        self._session: boto3.Session | None = None
+        self._clients: dict[str, Any] = {}
+        self._queue_url: str | None = None
+
+    @classmethod
+    def from_resources(cls, runner_id: str, *, s3: Any = None, sqs: Any = None) -> Connection:
+        """Connect through boto3 resources that the caller has made.
+
+        A service that is not given is reached in the same region with the same credentials.
+        """
+        given = s3 if s3 is not None else sqs
+        region = given.meta.client.meta.region_name
+        # S3 calls its region so where none is configured.
+        made = cls(runner_id, None if region == "aws-global" else region)
+        for service, resource in (("s3", s3), ("sqs", sqs)):
+            if resource is not None:
+                made._clients[service] = made._prepared(service, resource.meta.client)
+        # boto3 has no public way from a client to its credentials.
+        signer = getattr(given.meta.client, "_request_signer", None)
+        credentials = getattr(signer, "_credentials", None)
+        if credentials is not None:
+            keys = credentials.get_frozen_credentials()
+            made._session = boto3.Session(
+                region_name=made._region_name or DEFAULT_REGION,
+                aws_access_key_id=keys.access_key,
+                aws_secret_access_key=keys.secret_key,
+                aws_session_token=keys.token,
+            )
+        return made
+
+    @property
+    def s3(self) -> S3Client:
+        """Return the client of S3."""
+        return self._client("s3")  # type: ignore[no-any-return]
+
+    @property
+    def sqs(self) -> SQSClient:
+        """Return the client of SQS."""
+        return self._client("sqs")  # type: ignore[no-any-return]
+
+    @property
+    def region(self) -> str:
+        """Return the region at hand; makes no call."""
+        with self._lock:
+            return self._region_name or self._own_session().region_name
+
+    @property
+    def queue_url(self) -> str:
+        """Return the URL of the queue, asking for it once.
+
+        Raises
+        ------
+        RunnerGone
+            If there is no such runner, or only its results are left.
+        """
+        with self._lock:
+            if self._queue_url is None:
+                self._queue_url = self._find_queue()
+            return self._queue_url
+
+    @property
+    def owner(self) -> str | None:
+        """Return the account of the runner, or None before `queue_url` is known; makes no call."""
+        if self._queue_url is None:
+            return None
+        account = re.search(r"/(\d{12})/[^/]+$", self._queue_url)
+        return account[1] if account else None
+
+    def _own_session(self) -> boto3.Session:
+        if self._session is None:
+            self._session = session(self._region_name)
+        return self._session
+
+    def _client(self, service: str) -> Any:
+        if service not in self._clients:
+            with self._lock:
+                if service not in self._clients:
+                    made = client(self._own_session(), service, self._region_name)
+                    self._clients[service] = self._prepared(service, made)
+        return self._clients[service]
+
+    def _prepared(self, service: str, made: Any) -> Any:
+        if service == "s3":
+            made.meta.events.register("before-parameter-build.s3", self._name_owner)
+        return made
+
+    def _name_owner(self, params: dict[str, Any], model: OperationModel, **_: Any) -> None:
+        # Bucket names are global: a destroyed runner's could by now be somebody else's.
+        owner = self.owner
+        if owner and params.get("Bucket") == self.runner_id:
+            shape = model.input_shape
+            if shape is not None and "ExpectedBucketOwner" in shape.members:
+                params.setdefault("ExpectedBucketOwner", owner)
+
+    def _find_queue(self) -> str:
+        try:
+            return self._get_queue_url()
+        except RunnerGone:
+            home = self._bucket_region()
+        if home != self.region:
+            made = {name: client(self._own_session(), name, home) for name in ("s3", "sqs")}
+            self._clients = {name: self._prepared(name, each) for name, each in made.items()}
+            self._region_name = home
+            try:
+                return self._get_queue_url()
+            except RunnerGone:
+                pass
+        raise RunnerGone(
+            f"the runner {self.runner_id} has been destroyed, only its results are left: "
+            f"adr download fetches them, adr destroy --purge removes them"
+        )
+
+    def _get_queue_url(self) -> str:
+        with translated("find", f"the queue of runner {self.runner_id}"):
+            return self.sqs.get_queue_url(QueueName=self.runner_id)["QueueUrl"]
+
+    def _bucket_region(self) -> str:
+        try:
+            with translated("find", f"the bucket of runner {self.runner_id}"):
+                answer = self.s3.head_bucket(Bucket=self.runner_id)
+        except (NotFound, RunnerGone) as error:
+            raise RunnerGone(
+                f"there is no runner {self.runner_id}: adr list shows those there are"
+            ) from error
+        return answer.get("BucketRegion") or self.region
+
+
+def error_code(error: BaseException) -> str:
+    """Return the code AWS gave an error, such as ``NoSuchKey``; empty where it gave none."""
+    if isinstance(error, core.ClientError):
+        return str(error.response.get("Error", {}).get("Code", ""))
+    return ""
+
+
+@contextmanager
+def translated(operation: str, subject: str) -> Iterator[None]:
+    """Turn the errors of boto3 within into one sentence of adr's own.
+
+    Parameters
+    ----------
+    operation, subject : str
+        What is tried and on what: they complete "cannot …", as in ``"read"``,
+        ``"the manifest of batch b"``.
+
+    Raises
+    ------
+    NotFound, Conflict, RunnerGone
+        If there is no such object, a condition did not hold, or there is no such runner.
+    UsageError
+        If the input was refused before anything was sent.
+    ServiceError
+        If AWS refused, failed or could not be reached.
+
+    Examples
+    --------
+    >>> with translated("read", "the manifest"):
+    ...     client.get_object(Bucket=bucket, Key=key)
+    """
+    try:
+        yield
+    except core.ClientError as error:
+        kind, why = _answer(error)
+        raise kind(f"cannot {operation} {subject}: {why}") from error
+    except core.BotoCoreError as error:
+        kind, why = _trouble(error)
+        raise kind(f"cannot {operation} {subject}: {why}") from error
+
+
+_MISSING = {"NoSuchKey", "NotFound", "404", "NoSuchUpload"}
+_GONE = {
+    "NoSuchBucket",
+    "QueueDoesNotExist",
+    "AWS.SimpleQueueService.NonExistentQueue",
+}
+_CONFLICTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
+_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Forbidden", "403"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_WRONG_KEYS = {
+    "AuthFailure",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+
+
+def _answer(error: core.ClientError) -> tuple[type[AdrError], str]:
+    """Read an error that AWS answered."""
+    code = error_code(error)
+    said = str(error.response.get("Error", {}).get("Message", "")).strip().rstrip(".") or code
+    action = error.operation_name
+    if code in _MISSING:
+        return NotFound, "it does not exist"
+    if code in _GONE:
+        return RunnerGone, "the runner is gone; adr list shows those there are"
+    if code in _CONFLICTS:
+        return Conflict, f"it has been changed meanwhile ({code})"
+    if code in _DENIED:
+        return ServiceError, (
+            f"AWS denies {action} to these credentials ({said}): "
+            f"ask for that permission, or use others (adr config or AWS_PROFILE)"
+        )
+    if code in _EXPIRED:
+        return ServiceError, f"the credentials have expired: log in again, or {_LOG_IN}"
+    if code in _WRONG_KEYS:
+        return ServiceError, f"AWS does not accept the credentials ({code}): {_LOG_IN}"
+    if code == "RequestTimeTooSkewed":
+        return ServiceError, "the clock of this machine is wrong: set it and try again"
+    return ServiceError, f"AWS answered {action} with {code} ({said})"
+
+
+def _trouble(error: Exception) -> tuple[type[AdrError], str]:
+    """Read an error that botocore raised without an answer of AWS."""
+    said = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, core.ProfileNotFound):
+        return UsageError, f"{said}: set AWS_PROFILE to one of those in ~/.aws/config"
+    if isinstance(error, (core.ConfigParseError, core.InvalidConfigError)):
+        return UsageError, f"{said}: correct that file"
+    if isinstance(error, core.InvalidRegionError):
+        return UsageError, f"this is no region: give one such as {DEFAULT_REGION}"
+    if isinstance(error, core.ParamValidationError):
+        return UsageError, said
+    if isinstance(error, core.PartialCredentialsError):
+        return ServiceError, f"the credentials are incomplete ({said}): {_LOG_IN}"
+    if isinstance(error, core.NoCredentialsError):
+        return ServiceError, f"there are no AWS credentials: {_LOG_IN}"
+    if isinstance(
+        error,
+        (
+            core.CredentialRetrievalError,
+            core.SSOTokenLoadError,
+            core.TokenRetrievalError,
+            core.UnauthorizedSSOTokenError,
+        ),
+    ):
+        return ServiceError, f"the credentials could not be had ({said}): log in again"
+    if isinstance(error, (core.ConnectionError, core.HTTPClientError)):
+        return ServiceError, f"{said}: check the network, the region and AWS_ENDPOINT_URL"
+    return ServiceError, said
