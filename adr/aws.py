@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
-__all__ = ["DEFAULT_REGION", "Connection", "client", "error_code", "session", "translated"]
+__all__ = [
+    "DEFAULT_REGION",
+    "Connection",
+    "client",
+    "error_code",
+    "is_throttled",
+    "is_uncertain",
+    "session",
+    "translated",
+]
 
 #: Region where neither the caller, nor boto3, nor adr's configuration names one.
 DEFAULT_REGION = "eu-central-1"
@@ -68,11 +77,16 @@ def session(region_name: str | None = None) -> boto3.Session:
         )
 
 
-def client(source: boto3.Session, service: str, region_name: str | None = None) -> Any:
+def client(
+    source: boto3.Session,
+    service: str,
+    region_name: str | None = None,
+    attempts: int | None = None,
+) -> Any:
     """Make a client with adr's time-outs and retries; not thread-safe, unlike the client.
 
-    Five attempts in all unless ``AWS_MAX_ATTEMPTS`` says otherwise. An answer is awaited
-    for 60 s, which is more than the longest poll of SQS (20 s).
+    Five attempts in all unless `attempts` or ``AWS_MAX_ATTEMPTS`` says otherwise. An answer is
+    awaited for 60 s, which is more than the longest poll of SQS (20 s).
 
     Raises
     ------
@@ -85,7 +99,8 @@ def client(source: boto3.Session, service: str, region_name: str | None = None) 
             config = Config(
                 retries={
                     "mode": "standard",
-                    "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS)),
+                    "total_max_attempts": attempts
+                    or int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS)),
                 },
                 connect_timeout=10,
                 read_timeout=60,
@@ -169,6 +184,15 @@ class Connection:
     def sqs(self) -> SQSClient:
         """Return the client of SQS."""
         return self._client("sqs")  # type: ignore[no-any-return]
+
+    @property
+    def sqs_once(self) -> SQSClient:
+        """Return a client of SQS that never repeats a call by itself."""
+        if "sqs_once" not in self._clients:
+            region = self.sqs.meta.region_name
+            with self._lock:
+                self._clients["sqs_once"] = client(self._own_session(), "sqs", region, attempts=1)
+        return self._clients["sqs_once"]  # type: ignore[no-any-return]
 
     @property
     def region(self) -> str:
@@ -257,11 +281,24 @@ class Connection:
         return answer.get("BucketRegion") or self.region
 
 
-def error_code(error: BaseException) -> str:
+def error_code(error: BaseException | None) -> str:
     """Return the code AWS gave an error, such as ``NoSuchKey``; empty where it gave none."""
     if isinstance(error, core.ClientError):
         return str(error.response.get("Error", {}).get("Code", ""))
     return ""
+
+
+def is_uncertain(error: AdrError) -> bool:
+    """Tell whether a call that failed with a translated `error` may have been carried out."""
+    cause = error.__cause__
+    if isinstance(cause, core.ClientError):
+        return int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)) >= 500
+    return isinstance(cause, (core.ConnectionError, core.HTTPClientError))
+
+
+def is_throttled(error: AdrError) -> bool:
+    """Tell whether a translated `error` asks to try again more slowly; nothing was carried out."""
+    return error_code(error.__cause__) in _THROTTLED
 
 
 @contextmanager
@@ -307,6 +344,14 @@ _GONE = {
 _CONFLICTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Forbidden", "403"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_THROTTLED = {
+    "RequestThrottled",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
 _WRONG_KEYS = {
     "AuthFailure",
     "InvalidAccessKeyId",

@@ -107,11 +107,7 @@ class SqliteLedger:
         self, jobs: Sequence[Job], *, again: bool = False, sent: Callable[[int], None] | None = None
     ) -> None:
         """Queue jobs in one transaction; a job that is there or decided is left as it is."""
-        rows = (
-            (job.batch, job.index, job.generation, json.dumps(job.to_dict()))
-            + (job.batch, job.index, job.generation)
-            for job in jobs
-        )
+        rows = ((*job.id, json.dumps(job.to_dict()), *job.id) for job in jobs)
         with self._transaction("durable") as db:
             db.executemany(
                 "INSERT OR IGNORE INTO jobs (batch, position, generation, body) SELECT ?, ?, ?, ? "
@@ -123,7 +119,7 @@ class SqliteLedger:
             sent(len(jobs))
 
     def receive(self, most: int, wait_s: float) -> list[Lease]:
-        """Lease waiting jobs in the order they were queued; looks 20 times a second while it waits."""
+        """Lease waiting jobs in the order they were queued; looks 20 times a second meanwhile."""
         assert self._worker is not None, "a ledger leases only for a worker"
         self._locks.hold(self._worker)
         give_up_at = time.monotonic() + wait_s
@@ -281,7 +277,8 @@ class SqliteLedger:
             try:
                 if not even_if_destroyed and self._is_destroyed(db):
                     raise RunnerGone(
-                        f"the runner {self._path.parent} has been destroyed, only its results are left"
+                        f"the runner {self._path.parent} has been destroyed, "
+                        f"only its results are left"
                     )
                 yield db
             except BaseException:

@@ -1,0 +1,351 @@
+"""The ledger of an AWS runner: SQS says whose turn a job is, S3 what became of it.
+
+SQS delivers at least once, forgets a delivery after its visibility timeout and keeps no
+history. So each delivery that is not plainly the first is checked against the records and
+the job's card before it is run (`adr.ledgers.cards`), and a message is deleted only after
+its record is in the journal (`adr.ledgers.journal`). What comes twice is decided once.
+
+Deadlines are kept by this machine's boot-time clock from the moment the receive was sent,
+so that they end here before they end at SQS. After one, a handle is not used for hiding or
+showing a message any more: the message may be another worker's by then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from adr.clock import boot_time
+from adr.errors import AdrError
+from adr.ledgers.base import LOST_LIMIT, lost_too_often
+from adr.ledgers.cards import Card, Cards
+from adr.ledgers.journal import Journal, JournalReader
+from adr.ledgers.sqs import Message, MessageQueue
+from adr.models import Depth, Job, JobId, JobRecord, Lease, Outcome, new_id
+from adr.roster import Roster
+from adr.stores.base import ObjectStore
+
+__all__ = ["AwsLedger"]
+
+_log = logging.getLogger(__name__)
+
+#: Nobody tunes this: leases are extended for as long as their worker lives.
+VISIBILITY_S = 120.0
+#: How old a running job becomes before it gets a card.
+CARD_AFTER_S = 600.0
+#: SQS hides a message at most this long after its receipt.
+CEILING_S = 12 * 3600.0
+
+_REMEMBERED = 100_000
+
+
+@dataclass
+class _Hold:
+    """What this worker knows about a lease that it holds."""
+
+    lease: Lease
+    #: The newest receipt handle.
+    handle: str
+    #: Boot time at which the message was last received.
+    taken_at: float
+    #: Boot time at which this attempt got its lease.
+    since: float
+    #: Whether the card names this worker as its holder.
+    carded: bool = False
+    #: Whether its record is in the journal.
+    recorded: bool = False
+
+
+class AwsLedger:
+    """Keep the jobs and records of an AWS runner; see `adr.ledgers.base.Ledger`.
+
+    Parameters
+    ----------
+    queue : MessageQueue
+        The queue of the runner.
+    store : ObjectStore
+        The store of the runner, for journal and cards.
+    roster : Roster
+        Tells which workers live.
+    worker : str, optional
+        Id of the worker that leases through this object; None where nobody does.
+    visibility_s, card_after_s, ceiling_s : float, optional
+        Times in seconds, which tests make small.
+    """
+
+    settle_within_s = 1.0
+
+    def __init__(
+        self,
+        queue: MessageQueue,
+        store: ObjectStore,
+        roster: Roster,
+        worker: str | None = None,
+        *,
+        visibility_s: float = VISIBILITY_S,
+        card_after_s: float = CARD_AFTER_S,
+        ceiling_s: float = CEILING_S,
+    ) -> None:
+        self._queue = queue
+        self._roster = roster
+        self._worker = worker or ""
+        self._visibility_s = visibility_s
+        self._card_after_s = card_after_s
+        self._ceiling_s = ceiling_s
+        self._cards = Cards(store)
+        self._journal = Journal(store, self._worker)
+        self._reader = JournalReader(store)
+        self._guard = threading.RLock()
+        self._holds: dict[str, _Hold] = {}
+        self._held: dict[JobId, str] = {}
+        self._settled: OrderedDict[JobId, None] = OrderedDict()
+
+    def create(self) -> None:
+        """Make the queue and its dead-letter queue; idempotent."""
+        self._queue.create(self._visibility_s)
+
+    def destroy(self) -> None:
+        """Delete the queues; the journal stays; idempotent."""
+        self._queue.delete_all()
+
+    def send(
+        self, jobs: Sequence[Job], *, again: bool = False, sent: Callable[[int], None] | None = None
+    ) -> None:
+        """Send one message a job, ten a call, by several threads."""
+        self._queue.send(jobs, again, sent)
+
+    def receive(self, most: int, wait_s: float) -> list[Lease]:
+        """Lease jobs; at most ten, and waits at most 20 s."""
+        asked_at = boot_time()
+        messages = self._queue.receive(most, wait_s, self._visibility_s)
+        plain: list[tuple[Message, Job]] = []
+        unusual: list[tuple[Message, Job]] = []
+        done: list[str] = []
+        for message in messages:
+            try:
+                data = json.loads(message.body)
+                job = Job.from_dict(data)
+            except (AdrError, ValueError, TypeError, KeyError) as error:
+                _log.warning("left a message that is not a job in the queue: %s", error)
+                continue
+            with self._guard:
+                if self._take_again(job, message, asked_at):
+                    continue
+                if job.id in self._settled:
+                    done.append(message.handle)
+                elif message.receives > 1 or data.get("check"):
+                    unusual.append((message, job))
+                else:
+                    plain.append((message, job))
+        leases = [self._hold(message, job, asked_at) for message, job in plain]
+        if unusual:
+            leases += self._look_into(unusual, asked_at, done)
+        if done:
+            self._queue.delete(done)
+        return leases
+
+    def start(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Note the start on the cards of the unusual ones; costs nothing for the others."""
+        begun = []
+        for lease in leases:
+            hold = self._holds.get(lease.attempt)
+            if hold is None or boot_time() >= hold.lease.deadline:
+                continue
+            if lease.ordinary or self._write_card(hold):
+                begun.append(lease)
+            else:
+                self._drop(hold)
+        return begun
+
+    def extend(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Hide the messages whose time is half over for another visibility timeout.
+
+        A job older than `card_after_s` gets a card first. At the ceiling of SQS the card
+        alone holds it: the message comes back, and whoever receives it sees the holder.
+        """
+        kept, due = [], []
+        for lease in leases:
+            hold = self._holds.get(lease.attempt)
+            if hold is None:
+                continue
+            now = boot_time()
+            old = now - hold.since >= self._card_after_s and now < hold.lease.deadline
+            if old and not hold.carded and not self._write_card(hold):
+                self._drop(hold)
+            elif hold.lease.deadline - now > self._visibility_s / 2:
+                kept.append(hold)
+            elif now < hold.lease.deadline and not self._is_near_ceiling(hold, now):
+                due.append(hold)
+            elif (hold.carded or now < hold.lease.deadline) and self._rest_on_card(hold):
+                kept.append(hold)
+            else:
+                self._drop(hold)
+        asked_at = boot_time()
+        failed = self._queue.hide([hold.handle for hold in due], self._visibility_s)
+        for hold in due:
+            reason = failed.get(hold.handle)
+            if reason is None:
+                hold.lease = replace(hold.lease, deadline=asked_at + self._visibility_s)
+            elif "beyond the limit" not in reason:
+                _log.warning("could not extend the lease of %s: %s", hold.lease.job.name, reason)
+            elif not self._rest_on_card(hold):
+                self._drop(hold)
+                continue
+            kept.append(hold)
+        return [hold.lease for hold in kept]
+
+    def release(self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False) -> None:
+        """Show the messages again after `delay_s`, at most 12 hours."""
+        handles = []
+        for lease in leases:
+            hold = self._holds.get(lease.attempt)
+            if hold is None or boot_time() >= hold.lease.deadline:
+                continue
+            if failed or hold.carded:
+                self._cards.change(lease.job, partial(_end, attempt=lease.attempt, failed=failed))
+            handles.append(hold.handle)
+            self._drop(hold)
+        # A handle from before the ceiling may be refused; the message then comes back by itself.
+        for handle, reason in self._queue.hide(handles, min(delay_s, self._ceiling_s)).items():
+            _log.debug("could not show the message %s at once: %s", handle, reason)
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Append the records to the journal, then delete the messages."""
+        fresh, settled = [], []
+        for outcome in outcomes:
+            hold = self._holds.get(outcome.lease.attempt)
+            if hold is None:
+                fresh.append(outcome.marked_late().record)
+                continue
+            settled.append(hold)
+            if not hold.recorded:
+                late = not self._is_ours(hold)
+                fresh.append((outcome.marked_late() if late else outcome).record)
+        self._journal.append(fresh)
+        for hold in settled:
+            hold.recorded = True
+        handles = [hold.handle for hold in settled]
+        for handle, reason in self._queue.delete(handles).items():
+            _log.warning("a settled message stays until its next delivery: %s %s", handle, reason)
+        for hold in settled:
+            self._drop(hold, settled=True)
+
+    def depth(self) -> Depth:
+        """Count the messages, approximately."""
+        return self._queue.depth()
+
+    def records(self, batches: Iterable[str]) -> list[JobRecord]:
+        """Read the journal; only what has changed since the last call is fetched."""
+        return self._reader.records(batches)
+
+    def close(self) -> None:
+        """Let go of nothing: leases end by themselves."""
+
+    def _look_into(
+        self, unusual: Sequence[tuple[Message, Job]], asked_at: float, done: list[str]
+    ) -> list[Lease]:
+        """Lease the unusual jobs that need a run; add the handles of decided ones to `done`."""
+        decided: dict[tuple[str, int], int] = {}
+        for record in self.records({job.batch for _, job in unusual}):
+            place = (record.batch, record.index)
+            decided[place] = max(record.generation, decided.get(place, 0))
+        leases = []
+        for message, job in unusual:
+            card = self._cards.read(job)
+            newest = max(card.generation, decided.get((job.batch, job.index), -1) + 1)
+            if newest > job.generation:
+                done.append(message.handle)
+            elif self._is_others(card):
+                _log.debug("%s is held by worker %s", job.name, card.holder)
+            elif card.starts >= LOST_LIMIT:
+                lease = self._hold(message, job, asked_at)
+                self.settle([Outcome(lease, lost_too_often(job, lease.attempt, card.starts))])
+            else:
+                leases.append(self._hold(message, job, asked_at, card))
+        return leases
+
+    def _is_near_ceiling(self, hold: _Hold, now: float) -> bool:
+        return now - hold.taken_at + self._visibility_s > self._ceiling_s
+
+    def _take_again(self, job: Job, message: Message, asked_at: float) -> bool:
+        """Go on with the newer receipt of a job that this worker holds, if it holds it."""
+        attempt = self._held.get(job.id)
+        if attempt is None:
+            return False
+        hold = self._holds[attempt]
+        hold.handle, hold.taken_at = message.handle, asked_at
+        hold.lease = replace(hold.lease, deadline=asked_at + self._visibility_s)
+        return True
+
+    def _hold(self, message: Message, job: Job, asked_at: float, card: Card | None = None) -> Lease:
+        lease = Lease(
+            job,
+            attempt=new_id(),
+            handle=message.id,
+            leased_at=time.time(),
+            deadline=asked_at + self._visibility_s,
+            failures=card.failures if card else 0,
+            lost=card.starts if card else 0,
+            ordinary=card is None,
+        )
+        with self._guard:
+            self._holds[lease.attempt] = _Hold(lease, message.handle, asked_at, asked_at)
+            self._held[job.id] = lease.attempt
+        return lease
+
+    def _drop(self, hold: _Hold, settled: bool = False) -> None:
+        with self._guard:
+            self._holds.pop(hold.lease.attempt, None)
+            self._held.pop(hold.lease.job.id, None)
+            if settled:
+                self._settled[hold.lease.job.id] = None
+                if len(self._settled) > _REMEMBERED:
+                    self._settled.popitem(last=False)
+
+    def _write_card(self, hold: _Hold) -> bool:
+        """Make this worker the holder on the card, unless another living one is."""
+        job, attempt = hold.lease.job, hold.lease.attempt
+
+        def begin(card: Card) -> Card | None:
+            if card.attempt == attempt:
+                return card
+            if self._is_others(card) or card.generation > job.generation:
+                return None
+            return card.begun(self._worker, attempt)
+
+        hold.carded = self._cards.change(job, begin) is not None
+        return hold.carded
+
+    def _rest_on_card(self, hold: _Hold) -> bool:
+        """Hold a job by its card alone, without a deadline."""
+        if not (hold.carded or self._write_card(hold)) or not self._card_is_ours(hold):
+            return False
+        hold.lease = replace(hold.lease, deadline=math.inf)
+        return True
+
+    def _card_is_ours(self, hold: _Hold) -> bool:
+        return self._cards.read(hold.lease.job).attempt == hold.lease.attempt
+
+    def _is_others(self, card: Card) -> bool:
+        """Tell whether another worker that lives holds the job."""
+        if card.holder is None or card.holder == self._worker:
+            return False
+        return self._roster.is_alive(card.holder)
+
+    def _is_ours(self, hold: _Hold) -> bool:
+        """Tell whether a lease is still held: by its deadline, or by the card."""
+        if boot_time() < hold.lease.deadline < math.inf:
+            return True
+        return hold.carded and self._card_is_ours(hold)
+
+
+def _end(card: Card, attempt: str, failed: bool) -> Card | None:
+    """Return the card after the end of `attempt`, unless another attempt has taken it."""
+    return card.ended(failed) if card.attempt in (None, attempt) else None

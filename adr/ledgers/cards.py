@@ -1,0 +1,104 @@
+"""The cards of an AWS runner's unusual jobs: who holds one, how often it began and failed.
+
+SQS forgets who received a message after twelve hours and counts receives, not crashes. A
+job that is redelivered, repeated, long or of uncertain sending has a small object that is
+changed by compare-and-swap. The ordinary short job never has one and costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+
+from adr.errors import Conflict, NotFound
+from adr.keys import card_key
+from adr.models import SCHEMA, Job, check_schema
+from adr.stores.base import ObjectStore
+
+__all__ = ["Card", "Cards"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Tell what is known about an unusual job, in one generation."""
+
+    generation: int
+    #: Worker that runs it, or ran it when it died; None where nobody does.
+    holder: str | None = None
+    #: Attempt of the holder.
+    attempt: str | None = None
+    #: Attempts that began and neither failed nor were given back: lost, but for the holder's.
+    starts: int = 0
+    #: How often its command has failed.
+    failures: int = 0
+    #: How often it was given back after it had begun.
+    releases: int = 0
+
+    def begun(self, worker: str, attempt: str) -> Card:
+        """Return the card once `worker` has begun an attempt."""
+        return replace(self, holder=worker, attempt=attempt, starts=self.starts + 1)
+
+    def ended(self, failed: bool) -> Card:
+        """Return the card once its holder has given the job back, or its command has failed."""
+        return replace(
+            self,
+            holder=None,
+            attempt=None,
+            starts=max(0, self.starts - 1),
+            failures=self.failures + failed,
+            releases=self.releases + (not failed),
+        )
+
+
+class Cards:
+    """Read and change cards.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        Where the cards lie.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def read(self, job: Job) -> Card:
+        """Return the card of a job; an empty one where it has none for this generation."""
+        return self._read(job)[0]
+
+    def change(self, job: Job, step: Callable[[Card], Card | None]) -> Card | None:
+        """Replace the card of a job by ``step(card)``, whatever others do meanwhile.
+
+        `step` is called again with the new card where another worker was faster. Where it
+        returns None or an equal card nothing is written; the last return value is returned.
+        """
+        while True:
+            card, etag = self._read(job)
+            changed = step(card)
+            if changed is None or changed == card:
+                return changed
+            body = json.dumps({"schema": SCHEMA, **asdict(changed)}).encode()
+            try:
+                self._store.write(
+                    card_key(job.batch, job.index), body, if_absent=etag is None, if_match=etag
+                )
+            except Conflict:
+                # The write may be our own whose answer was lost: then the card reads as wanted.
+                if self._read(job)[0] == changed:
+                    return changed
+                continue
+            return changed
+
+    def _read(self, job: Job) -> tuple[Card, str | None]:
+        try:
+            document = self._store.read(card_key(job.batch, job.index))
+        except NotFound:
+            return Card(job.generation), None
+        data = json.loads(document.body)
+        check_schema(data, f"the card of {job.name}")
+        known = {spec.name for spec in fields(Card)}
+        card = Card(**{key: value for key, value in data.items() if key in known})
+        if card.generation < job.generation:
+            card = Card(job.generation)
+        return card, document.etag

@@ -1,0 +1,126 @@
+"""The records of an AWS runner: appended by every worker to objects of its own.
+
+S3 cannot append, so a worker rewrites its current object with each group of records and
+begins another at about 1 MiB. The first write says If-None-Match, a rewrite If-Match: a
+write that comes late, after its answer was given up, is refused by S3 and destroys nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from adr.errors import Conflict, NotFound
+from adr.keys import journal_key, journal_prefix
+from adr.models import JobRecord
+from adr.stores.base import ObjectStore
+
+__all__ = ["Journal", "JournalReader"]
+
+_PAGE_BYTES = 1 << 20
+_READERS = 16
+
+
+@dataclass
+class _Page:
+    number: int = 0
+    etag: str | None = None
+    body: bytes = b""
+
+
+class Journal:
+    """Append records; for one worker process, whose id no other ever had.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        Where the journal lies.
+    worker : str
+        Id of the worker.
+    """
+
+    def __init__(self, store: ObjectStore, worker: str) -> None:
+        self._store = store
+        self._worker = worker
+        self._pages: dict[str, _Page] = defaultdict(_Page)
+        self._guard = threading.Lock()
+
+    def append(self, records: Sequence[JobRecord]) -> None:
+        """Make records durable: one write a batch; on an error call again with the same ones."""
+        lines: dict[str, list[str]] = defaultdict(list)
+        for record in records:
+            lines[record.batch].append(json.dumps(record.to_dict(), separators=(",", ":")) + "\n")
+        with self._guard:
+            for batch, texts in lines.items():
+                self._append(batch, "".join(texts).encode())
+
+    def _append(self, batch: str, added: bytes) -> None:
+        while True:
+            page = self._pages[batch]
+            if page.body and len(page.body) + len(added) > _PAGE_BYTES:
+                page = self._turn(batch)
+            key, body = journal_key(batch, self._worker, page.number), page.body + added
+            try:
+                page.etag = self._store.write(
+                    key, body, if_absent=page.etag is None, if_match=page.etag
+                )
+            except Conflict:
+                etag = self._etag_if_ours(key, body)
+                if etag is None:
+                    self._turn(batch)
+                    continue
+                page.etag = etag
+            page.body = body
+            return
+
+    def _turn(self, batch: str) -> _Page:
+        self._pages[batch] = _Page(self._pages[batch].number + 1)
+        return self._pages[batch]
+
+    def _etag_if_ours(self, key: str, body: bytes) -> str | None:
+        """Tell whether a refused write had been carried out by an earlier try."""
+        try:
+            found = self._store.read(key)
+        except NotFound:
+            return None
+        return found.etag if found.body == body else None
+
+
+class JournalReader:
+    """Read the records of all workers; fetches an object again only when its ETag has changed.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        Where the journal lies.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._read: dict[str, tuple[str, list[JobRecord]]] = {}
+        self._guard = threading.Lock()
+
+    def records(self, batches: Iterable[str]) -> list[JobRecord]:
+        """Return all records of these batches as they are now."""
+        with self._guard:
+            entries = [
+                entry for batch in batches for entry in self._store.list(journal_prefix(batch))
+            ]
+            changed = [
+                entry.key for entry in entries if self._read.get(entry.key, ("",))[0] != entry.etag
+            ]
+            if changed:
+                with ThreadPoolExecutor(min(_READERS, len(changed))) as pool:
+                    for key, document in zip(
+                        changed, pool.map(self._store.read, changed), strict=True
+                    ):
+                        records = [
+                            JobRecord.from_dict(json.loads(line))
+                            for line in document.body.splitlines()
+                        ]
+                        self._read[key] = (document.etag, records)
+            return [record for entry in entries for record in self._read[entry.key][1]]

@@ -1,0 +1,241 @@
+"""The queue of an AWS runner: messages of SQS in batches, nothing about what they mean.
+
+SQS takes ten entries and 1 MiB a call and may refuse single entries of a batch; that is dealt
+with here. An answer to a send that never came leaves it open whether the messages are there:
+they are sent again, flagged, so that a worker looks before it runs one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from adr.aws import Connection, is_throttled, is_uncertain, translated
+from adr.errors import RunnerGone, ServiceError, UsageError
+from adr.models import Depth, Job
+
+__all__ = ["Message", "MessageQueue"]
+
+_ENTRIES = 10
+_BATCH_BYTES = 1 << 20
+_SENDERS = 8
+_TRIES = 6
+_RETENTION_S = 14 * 24 * 3600
+#: Only a message that no worker can read is received this often; the highest number SQS takes.
+_RECEIVE_LIMIT = 1000
+
+
+@dataclass(frozen=True)
+class Message:
+    """Hold one received message."""
+
+    id: str
+    handle: str
+    body: str
+    #: How often it has been received, this time included.
+    receives: int
+
+
+class MessageQueue:
+    """Send, receive, hide and delete the messages of one runner.
+
+    Parameters
+    ----------
+    connection : Connection
+        The connection to the runner.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create(self, visibility_s: float) -> None:
+        """Make the queue and its dead-letter queue; idempotent."""
+        name = self._connection.runner_id
+        sqs: Any = self._connection.sqs
+        common = {"MessageRetentionPeriod": str(_RETENTION_S), "SqsManagedSseEnabled": "true"}
+        with translated("create the queue", name):
+            dead = sqs.create_queue(QueueName=f"{name}-dead", Attributes=common)["QueueUrl"]
+            arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
+            policy = {
+                "deadLetterTargetArn": arn["Attributes"]["QueueArn"],
+                "maxReceiveCount": str(_RECEIVE_LIMIT),
+            }
+            sqs.create_queue(
+                QueueName=name,
+                Attributes={
+                    **common,
+                    "VisibilityTimeout": str(int(visibility_s)),
+                    "RedrivePolicy": json.dumps(policy),
+                },
+            )
+
+    def delete_all(self) -> None:
+        """Delete the queue and its dead-letter queue; idempotent."""
+        sqs: Any = self._connection.sqs
+        for name in (self._connection.runner_id, f"{self._connection.runner_id}-dead"):
+            with suppress(RunnerGone), translated("delete the queue", name):
+                sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"])
+
+    def send(
+        self, jobs: Sequence[Job], again: bool, sent: Callable[[int], None] | None = None
+    ) -> None:
+        """Send one message a job, several batches at a time; see `Ledger.send`."""
+        batches = list(_batches(jobs, again))
+        ends = []
+        total = 0
+        for batch in batches:
+            total += len(batch)
+            ends.append(total)
+        guard, done, told = threading.Lock(), set[int](), 0
+
+        def send_one(number: int) -> None:
+            nonlocal told
+            self._send_batch(batches[number])
+            with guard:
+                done.add(number)
+                while told in done:
+                    told += 1
+                if sent and told:
+                    sent(ends[told - 1])
+
+        with ThreadPoolExecutor(_SENDERS) as pool:
+            futures = [pool.submit(send_one, number) for number in range(len(batches))]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def receive(self, most: int, wait_s: float, visibility_s: float) -> list[Message]:
+        """Receive up to ten messages and hide them for `visibility_s`."""
+        sqs, url = self._found()
+        with translated("receive from the queue", self._connection.runner_id):
+            answer = sqs.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=max(1, min(_ENTRIES, most)),
+                WaitTimeSeconds=int(min(20, wait_s)),
+                VisibilityTimeout=int(visibility_s),
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            )
+        return [
+            Message(
+                each["MessageId"],
+                each["ReceiptHandle"],
+                each["Body"],
+                int(each["Attributes"]["ApproximateReceiveCount"]),
+            )
+            for each in answer.get("Messages", ())
+        ]
+
+    def hide(self, handles: Sequence[str], visibility_s: float) -> dict[str, str]:
+        """Hide messages for so long from now; return why it failed for those where it did."""
+        extra = {"VisibilityTimeout": int(visibility_s)}
+        return self._in_tens("change_message_visibility_batch", handles, extra)
+
+    def delete(self, handles: Sequence[str]) -> dict[str, str]:
+        """Delete messages; return why it failed for those where it did."""
+        return self._in_tens("delete_message_batch", handles, {})
+
+    def depth(self) -> Depth:
+        """Count messages, approximately."""
+        names = (
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesNotVisible",
+            "ApproximateNumberOfMessagesDelayed",
+        )
+        sqs, url = self._found()
+        with translated("look at the queue", self._connection.runner_id):
+            answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
+        waiting, in_flight, delayed = (int(answer["Attributes"][name]) for name in names)
+        return Depth(waiting, in_flight, delayed, exact=False)
+
+    def _found(self) -> tuple[Any, str]:
+        """Return the client and the URL; finding the queue may lead to a client of another region."""
+        url = self._connection.queue_url
+        return self._connection.sqs, url
+
+    def _in_tens(
+        self, operation: str, handles: Sequence[str], extra: dict[str, Any]
+    ) -> dict[str, str]:
+        failed: dict[str, str] = {}
+        sqs, url = self._found()
+        call = getattr(sqs, operation)
+        for first in range(0, len(handles), _ENTRIES):
+            some = handles[first : first + _ENTRIES]
+            entries = [
+                {"Id": str(number), "ReceiptHandle": handle, **extra}
+                for number, handle in enumerate(some)
+            ]
+            with translated(operation.replace("_", " "), self._connection.runner_id):
+                answer = call(QueueUrl=url, Entries=entries)
+            for each in answer.get("Failed", ()):
+                failed[some[int(each["Id"])]] = f"{each['Code']}: {each.get('Message', '')}"
+        return failed
+
+    def _send_batch(self, bodies: Sequence[str]) -> None:
+        """Send up to ten messages; those refused are tried again alone."""
+        left = list(bodies)
+        url = self._connection.queue_url
+        sqs: Any = self._connection.sqs_once
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(min(5.0, 0.1 * 2**attempt))
+            entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(left)]
+            try:
+                with translated("send to the queue", self._connection.runner_id):
+                    answer = sqs.send_message_batch(QueueUrl=url, Entries=entries)
+            except ServiceError as error:
+                if attempt == _TRIES - 1 or not (is_uncertain(error) or is_throttled(error)):
+                    raise
+                if is_uncertain(error):
+                    left = [_flagged(body) for body in left]
+                continue
+            failed = answer.get("Failed", ())
+            for each in failed:
+                if each.get("SenderFault"):
+                    raise ServiceError(
+                        f"SQS refused a job: {each['Code']}: {each.get('Message', '')}"
+                    )
+            left = [left[int(each["Id"])] for each in failed]
+            if not left:
+                return
+        raise ServiceError(
+            f"SQS did not take {len(left)} jobs after {_TRIES} tries: repeat the same command later"
+        )
+
+
+def _batches(jobs: Iterable[Job], again: bool) -> Iterator[list[str]]:
+    """Pack the messages of `jobs` into batches that SQS takes."""
+    batch: list[str] = []
+    size = 0
+    for job in jobs:
+        data = job.to_dict()
+        body = json.dumps({**data, "check": True} if again else data)
+        # A message that has to be sent again grows by its flag.
+        length = len(body) + len(_FLAG)
+        if length > _BATCH_BYTES:
+            raise UsageError(
+                f"the job {job.label} is too large for a queue ({length} bytes, at most "
+                f"{_BATCH_BYTES}): put its command into a script among the inputs"
+            )
+        if batch and (len(batch) == _ENTRIES or size + length > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(body)
+        size += length
+    if batch:
+        yield batch
+
+
+_FLAG = ', "check": true'
+
+
+def _flagged(body: str) -> str:
+    return json.dumps({**json.loads(body), "check": True})
