@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -63,6 +63,10 @@ _QUERY_CODES = {
     "QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue",
     "QueueNameExists": "QueueAlreadyExists",
     "QueueDeletedRecently": "AWS.SimpleQueueService.QueueDeletedRecently",
+    "EmptyBatchRequest": "AWS.SimpleQueueService.EmptyBatchRequest",
+    "TooManyEntriesInBatchRequest": "AWS.SimpleQueueService.TooManyEntriesInBatchRequest",
+    "BatchEntryIdsNotDistinct": "AWS.SimpleQueueService.BatchEntryIdsNotDistinct",
+    "InvalidBatchEntryId": "AWS.SimpleQueueService.InvalidBatchEntryId",
     "BatchRequestTooLong": "AWS.SimpleQueueService.BatchRequestTooLong",
     "MessageNotInflight": "AWS.SimpleQueueService.MessageNotInflight",
 }
@@ -93,15 +97,18 @@ class Call:
     bucket: str = ""
     #: Key of the object, or name of the queue; empty for calls on none.
     key: str = ""
+    #: Region the client has signed for.
+    region: str = ""
     #: What the upstream answered; None before.
     answer: Answer | None = None
+    #: Tells whether the client has closed its connection meanwhile.
+    abandoned: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self.lower: Mapping[str, str] = {k.lower(): v for k, v in self.headers}
-        scope = re.search(
-            r"Credential=[^/]*/\d+/[^/]+/([^/]+)/", self.lower.get("authorization", "")
-        )
-        service = scope[1] if scope else "s3"
+        signature = self.lower.get("authorization", "")
+        scope = re.search(r"Credential=[^/]*/\d+/([^/]+)/([^/]+)/", signature)
+        self.region, service = scope.groups() if scope else ("us-east-1", "s3")
         if service == "s3":
             self._name_s3()
         else:

@@ -83,8 +83,9 @@ def moto_env(monkeypatch: pytest.MonkeyPatch, isolated_home: Path, moto_url: str
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch, aws_env: str) -> Iterator[Proxy]:
-    """Put a proxy between boto3, here and in child processes, and ministack."""
+    """Put a proxy, with queues like those of SQS, between boto3 and ministack."""
     with Proxy(aws_env) as proxy:
+        proxy.like_sqs()
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
         errors = proxy.errors

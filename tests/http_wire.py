@@ -24,6 +24,14 @@ def cut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
+def closed(sock: socket.socket) -> bool:
+    """Tell whether the other side, or we, have ended a connection that should be silent."""
+    try:
+        return bool(select.select([sock], [], [], 0)[0]) and not sock.recv(1, socket.MSG_PEEK)
+    except (OSError, ValueError):
+        return True
+
+
 def read_call(sock: socket.socket, stream: BinaryIO) -> Call | None:
     """Read one request whole; None where the client has closed."""
     line = stream.readline().split()

@@ -6,8 +6,8 @@ can kill a worker at exactly the point "journal written, delete not yet sent"::
 
     proxy.after("s3.PutObject", lambda call: os.kill(pid, SIGKILL), key="^_journal/", times=1)
 
-`tests.aws_calls` knows how AWS words things, `tests.http_wire` reads and writes HTTP, and
-`tests.sqs_rules` makes queues behave as those of SQS do.
+`tests.aws_calls` knows how AWS words things, `tests.aws_limits` what it never accepts,
+`tests.sqs_rules` how its queues behave, and `tests.http_wire` how to read and write HTTP.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.aws_calls import Answer, Call, error_answer
-from tests.http_wire import Upstream, answer_bytes, cut, read_call
+from tests.aws_limits import refusal
+from tests.http_wire import Upstream, answer_bytes, closed, cut, read_call
 from tests.sqs_rules import SqsQueues
 
 __all__ = ["DROP", "FORWARD", "Answer", "Call", "Late", "Proxy", "Rule"]
@@ -276,7 +277,7 @@ class Proxy:
         return late
 
     def like_sqs(self, *, stale_deletes: bool = True) -> SqsQueues:
-        """Accept receipt handles that the emulator has replaced, as SQS does.
+        """Let queues behave as those of SQS where the emulator is stricter; see `SqsQueues`.
 
         Parameters
         ----------
@@ -351,6 +352,7 @@ class Proxy:
         try:
             with client.makefile("rb", 65536) as stream:
                 while (call := read_call(client, stream)) is not None:
+                    call.abandoned = lambda: closed(client)
                     answer = self._handle(call, upstream)
                     if isinstance(answer, _Drop):
                         return
@@ -396,6 +398,8 @@ class Proxy:
         return FORWARD
 
     def _forward(self, call: Call, upstream: Upstream) -> Answer:
+        if refused := refusal(call):
+            return refused
         if self._queues is None:
             return upstream.send(call)
         return self._queues.send(call, upstream.send)

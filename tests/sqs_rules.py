@@ -3,7 +3,8 @@
 Emulators replace the receipt handle at each receive and refuse the older ones. SQS accepts
 them: a delete with an older handle answers 200, an older handle still changes the visibility
 of a message that is in flight, and changing one that is not answers 200 and does nothing.
-SQS also leaves out empty lists of results, and holds no message for more than 12 hours.
+SQS also leaves out empty lists of results, holds no message for more than 12 hours, and ends
+a long poll with the connection it came on; an emulator goes on and gives messages to the dead.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ CHANGES = ("sqs.ChangeMessageVisibility", "sqs.ChangeMessageVisibilityBatch")
 #: A receive may replace a handle while we use it: how often, and how long apart, to try anew.
 _TRIES = 20
 _TRY_AFTER_S = 0.01
+
+_POLL_EVERY_S = 0.05
 
 Forward = Callable[[Call], Answer]
 
@@ -84,7 +87,7 @@ class SqsQueues:
         visibility = call.json().get("VisibilityTimeout")
         if visibility is None:
             visibility = self._visibility_of_queue(call, forward)
-        answer = forward(call)
+        answer = self._poll(call, forward)
         if answer.status != 200:
             return answer
         now = time.monotonic()
@@ -104,6 +107,22 @@ class SqsQueues:
                 seen = {"ReceiptHandle": handle, "VisibilityTimeout": 0}
                 forward(_sibling(call, "ChangeMessageVisibility", seen))
         return answer
+
+    @staticmethod
+    def _poll(call: Call, forward: Forward) -> Answer:
+        """Wait as long as the client would, by short polls, but not for a client that has gone."""
+        data = call.json()
+        deadline = time.monotonic() + data.get("WaitTimeSeconds", 0)
+        short = _with(call, {**data, "WaitTimeSeconds": 0})
+        while True:
+            if call.abandoned():
+                raise ConnectionAbortedError("the client has gone")
+            answer = forward(short)
+            if answer.status != 200 or answer.json().get("Messages"):
+                return answer
+            if time.monotonic() >= deadline:
+                return answer
+            time.sleep(_POLL_EVERY_S)
 
     def _visibility_of_queue(self, call: Call, forward: Forward) -> int:
         if call.key not in self._default_visibility:
