@@ -10,7 +10,7 @@ import contextlib
 import select
 import socket
 from http import HTTPStatus
-from typing import BinaryIO
+from io import BufferedReader
 
 from tests.aws_calls import Answer, Call, Headers
 
@@ -32,7 +32,7 @@ def closed(sock: socket.socket) -> bool:
         return True
 
 
-def read_call(sock: socket.socket, stream: BinaryIO) -> Call | None:
+def read_call(sock: socket.socket, stream: BufferedReader) -> Call | None:
     """Read one request whole; None where the client has closed."""
     line = stream.readline().split()
     if len(line) != 3:
@@ -67,7 +67,7 @@ class Upstream:
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
         self._sock: socket.socket | None = None
-        self._stream: BinaryIO | None = None
+        self._stream: BufferedReader | None = None
 
     def send(self, call: Call) -> Answer:
         """Forward a request and read its answer whole; raises OSError where there is none."""
@@ -94,13 +94,13 @@ class Upstream:
             self.close()
         return Answer(status, body, answer_headers)
 
-    def _connect(self) -> tuple[socket.socket, BinaryIO]:
+    def _connect(self) -> tuple[socket.socket, BufferedReader]:
         if self._sock is not None and select.select([self._sock], [], [], 0)[0]:
             self.close()  # closed by the other side while it was idle
         if self._sock is None or self._stream is None:
             self._sock = socket.create_connection(self._address, _LONGEST_WAIT_S)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._stream = self._sock.makefile("rb", 65536)
+            self._stream = self._sock.makefile("rb")
         return self._sock, self._stream
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ def _end_to_end(headers: Headers) -> Headers:
     return [item for item in headers if item[0].lower() not in _OF_ONE_HOP]
 
 
-def _read_headers(stream: BinaryIO) -> Headers:
+def _read_headers(stream: BufferedReader) -> Headers:
     headers = []
     while (line := stream.readline()) not in (b"\r\n", b"\n", b""):
         name, _, value = line.decode("latin-1").partition(":")
@@ -127,7 +127,7 @@ def _read_headers(stream: BinaryIO) -> Headers:
     return headers
 
 
-def _read_body(stream: BinaryIO, lower: dict[str, str], *, to_the_end: bool) -> bytes:
+def _read_body(stream: BufferedReader, lower: dict[str, str], *, to_the_end: bool) -> bytes:
     if "chunked" in lower.get("transfer-encoding", "").lower():
         parts = []
         while size := int(stream.readline().split(b";")[0], 16):
@@ -140,7 +140,7 @@ def _read_body(stream: BinaryIO, lower: dict[str, str], *, to_the_end: bool) -> 
     return stream.read() if to_the_end else b""
 
 
-def _read_exactly(stream: BinaryIO, size: int) -> bytes:
+def _read_exactly(stream: BufferedReader, size: int) -> bytes:
     data = stream.read(size)
     if len(data) != size:
         raise ConnectionError(f"the message ended after {len(data)} of {size} bytes")

@@ -6,8 +6,8 @@ can kill a worker at exactly the point "journal written, delete not yet sent"::
 
     proxy.after("s3.PutObject", lambda call: os.kill(pid, SIGKILL), key="^_journal/", times=1)
 
-`tests.aws_calls` knows how AWS words things, `tests.aws_limits` what it never accepts,
-`tests.sqs_rules` how its queues behave, and `tests.http_wire` how to read and write HTTP.
+`tests.rules` holds the rules, `tests.aws_calls` knows how AWS words things, `tests.aws_limits`
+what it never accepts, `tests.sqs_rules` how its queues behave, `tests.http_wire` HTTP itself.
 """
 
 from __future__ import annotations
@@ -17,105 +17,14 @@ import re
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable
 
 from tests.aws_calls import Answer, Call, error_answer
 from tests.aws_limits import refusal
 from tests.http_wire import Upstream, answer_bytes, closed, cut, read_call
+from tests.rules import DROP, FORWARD, Action, ActionFailed, Dropped, Late, Rule, Which
 from tests.sqs_rules import SqsQueues
 
 __all__ = ["DROP", "FORWARD", "Answer", "Call", "Late", "Proxy", "Rule"]
-
-FORWARD = None
-
-
-class _Drop:
-    """The type of `DROP`."""
-
-
-#: An action that returns this cuts the connection: the client gets no answer.
-DROP = _Drop()
-
-Action = Callable[[Call], "Answer | _Drop | None"]
-Which = str | Callable[[Call], bool]
-
-
-class _ActionFailed(Exception):
-    """Carry what a test's own action raised."""
-
-
-class Rule:
-    """One action on chosen calls; `wait` until it has been run."""
-
-    def __init__(
-        self, which: Which, action: Action, key: str | None, times: int | None, p: float
-    ) -> None:
-        self.which = which
-        self.action = action
-        self.key = re.compile(key) if key is not None else None
-        self.left = times
-        self.p = p
-        #: How often the action was run.
-        self.hits = 0
-        self._changed = threading.Condition()
-
-    def takes(self, call: Call, chance: random.Random) -> bool:
-        chosen = self.which(call) if callable(self.which) else self.which == call.name
-        if not chosen or (self.key and not self.key.search(call.key)):
-            return False
-        with self._changed:
-            if self.left == 0 or (self.p < 1 and chance.random() >= self.p):
-                return False
-            if self.left is not None:
-                self.left -= 1
-        return True
-
-    def run(self, call: Call) -> Answer | _Drop | None:
-        try:
-            return self.action(call)
-        finally:
-            with self._changed:
-                self.hits += 1
-                self._changed.notify_all()
-
-    def wait(self, hits: int = 1, timeout: float = 30) -> None:
-        """Block until the action has been run `hits` times."""
-        with self._changed:
-            done = self._changed.wait_for(lambda: self.hits >= hits, timeout)
-        assert done, f"rule on {self.which} was run {self.hits} times, not {hits}"
-
-    def stop(self) -> None:
-        """Let every later call pass."""
-        with self._changed:
-            self.left = 0
-
-
-class Late:
-    """Writes whose sender was cut off and that land when they are let go."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-        self.rule: Rule | None = None
-        self.answers: list[Answer] = []
-        self._changed = threading.Condition()
-
-    def landed(self, answer: Answer) -> None:
-        with self._changed:
-            self.answers.append(answer)
-            self._changed.notify_all()
-
-    def wait_held(self, count: int = 1, timeout: float = 30) -> None:
-        """Block until `count` calls have been taken and cut off."""
-        assert self.rule
-        self.rule.wait(count, timeout)
-
-    def release(self, count: int = 1, timeout: float = 30) -> list[Answer]:
-        """Forward what is held, wait until `count` calls were answered; return the answers."""
-        self.event.set()
-        with self._changed:
-            done = self._changed.wait_for(lambda: len(self.answers) >= count, timeout)
-        assert done, f"{len(self.answers)} late calls landed, not {count}"
-        return self.answers
 
 
 class Proxy:
@@ -264,7 +173,7 @@ class Proxy:
         """Cut the client off at once and do the work later, when the `Late` is released."""
         late = Late(event or threading.Event())
 
-        def hold(call: Call) -> _Drop:
+        def hold(call: Call) -> Dropped:
             threading.Thread(target=land, args=(call,), daemon=True).start()
             return DROP
 
@@ -350,11 +259,11 @@ class Proxy:
     def _serve(self, client: socket.socket) -> None:
         upstream = Upstream(self._upstream)
         try:
-            with client.makefile("rb", 65536) as stream:
+            with client.makefile("rb") as stream:
                 while (call := read_call(client, stream)) is not None:
                     call.abandoned = lambda: closed(client)
                     answer = self._handle(call, upstream)
-                    if isinstance(answer, _Drop):
+                    if isinstance(answer, Dropped):
                         return
                     client.sendall(answer_bytes(call, answer))
                     if call.lower.get("connection", "").lower() == "close":
@@ -368,33 +277,32 @@ class Proxy:
             cut(client)
             client.close()
 
-    def _handle(self, call: Call, upstream: Upstream) -> Answer | _Drop:
+    def _handle(self, call: Call, upstream: Upstream) -> Answer | Dropped:
         with self._lock:
             self.counts[call.name] += 1
             self.calls.append((call.name, call.key))
         try:
             result = self._apply(self._before, call)
-            if result is FORWARD:
-                call.answer = self._forward(call, upstream)
-                result = self._apply(self._after, call)
+            if result is not FORWARD:
+                return result
+            call.answer = self._forward(call, upstream)
+            return self._apply(self._after, call) or call.answer
         except OSError:
             return DROP  # no answer from the upstream
-        except _ActionFailed as error:
+        except ActionFailed as error:
             self.errors.append(error)
             return error_answer(call, 500, "InternalError", str(error))
-        return call.answer if result is FORWARD else result
 
-    def _apply(self, rules: list[Rule], call: Call) -> Answer | _Drop | None:
+    def _apply(self, rules: list[Rule], call: Call) -> Answer | Dropped | None:
         with self._lock:
             rules = list(rules)
         for rule in rules:
-            if rule.takes(call, self._chance):
-                try:
-                    result = rule.run(call)
-                except Exception as error:
-                    raise _ActionFailed(f"an action on {call.name} raised {error!r}") from error
-                if result is not FORWARD:
-                    return result
+            try:
+                result = rule.run(call) if rule.takes(call, self._chance) else FORWARD
+            except Exception as error:
+                raise ActionFailed(f"an action on {call.name} raised {error!r}") from error
+            if result is not FORWARD:
+                return result
         return FORWARD
 
     def _forward(self, call: Call, upstream: Upstream) -> Answer:
