@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+import zlib
 from typing import Any
 
 from tests.aws_calls import Answer, Call, error_answer
@@ -16,6 +19,12 @@ _RANGES = {
     "DelaySeconds": (0, 900),
 }
 _LONGEST_BATCH_BYTES = 1_048_576
+_WITH_CONTENT = ("s3.PutObject", "s3.UploadPart", "s3.DeleteObjects")
+_CHECKSUMS = {
+    "sha256": lambda body: hashlib.sha256(body).digest(),
+    "sha1": lambda body: hashlib.sha1(body).digest(),
+    "crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
+}
 
 
 def refusal(call: Call) -> Answer | None:
@@ -31,6 +40,15 @@ def _s3(call: Call) -> tuple[int, str, str] | None:
         return 403, "AccessDenied", "Access Denied"
     if len(call.key.encode()) > 1024:
         return 400, "KeyTooLongError", "Your key is too long"
+    for kind, digest in _CHECKSUMS.items():
+        told = call.lower.get(f"x-amz-checksum-{kind}")
+        if (
+            told
+            and call.name in _WITH_CONTENT
+            and told != base64.b64encode(digest(call.body)).decode()
+        ):
+            message = f"The {kind.upper()} you specified did not match the calculated checksum."
+            return 400, "BadDigest", message
     if call.name == "s3.DeleteObjects" and not 1 <= call.body.count(b"<Object>") <= 1000:
         return 400, "MalformedXML", "The XML you provided was not well-formed"
     if call.name == "s3.CreateBucket":

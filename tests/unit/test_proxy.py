@@ -479,6 +479,18 @@ class TestLimits:
 
         assert code_of(failure) == "AccessDenied"
 
+    @pytest.mark.parametrize("kind", ["SHA256", "SHA1", "CRC32"])
+    def test_content_that_is_not_what_its_checksum_says_is_refused(self, s3, bucket, kind):
+        s3.put_object(Bucket=bucket, Key="k", Body=b"1", ChecksumAlgorithm=kind)
+        answer = s3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")
+        checksum = {f"Checksum{kind}": answer[f"Checksum{kind}"]}
+
+        s3.put_object(Bucket=bucket, Key="k", Body=b"1", **checksum)
+        with pytest.raises(ClientError) as failure:
+            s3.put_object(Bucket=bucket, Key="k", Body=b"2", **checksum)
+
+        assert code_of(failure) == "BadDigest"
+
     def test_a_key_has_at_most_1024_bytes(self, s3, bucket):
         s3.put_object(Bucket=bucket, Key="ü" * 512)
         with pytest.raises(ClientError) as failure:
