@@ -1,0 +1,409 @@
+"""How the console reads its command line: strict options around docopt, values as sentences.
+
+A command's help is its grammar, and docopt matches it. Before that, `parse` goes through the
+words itself, for what docopt does otherwise than adr promises: docopt-ng takes any unique
+prefix of an option for the option, reads ``-0`` as a number, knows ``--`` only in front of
+the first file, and answers wrong usage with the bare usage text.
+
+Its neighbour is `adr.console`, which asks an `Arguments` for typed values.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adr.errors import UsageError
+
+__all__ = [
+    "Arguments",
+    "address",
+    "asks_help",
+    "complete",
+    "configured_runner",
+    "current_runner",
+    "is_runner",
+    "nearest",
+    "parse",
+    "runner_of",
+    "same_runner",
+    "split",
+]
+
+_GENERAL = """\
+  --quiet                Show neither progress nor summaries nor warnings
+  --verbose=LEVEL        Log from this level on: DEBUG or 10, INFO or 20,
+                         WARNING or 30, ERROR or 40 [default: 30]
+  -h, --help             Show this help and exit"""
+
+_RUNNER = """\
+  --runner=ID            Runner: its id, or the folder of a local one; without,
+                         the current one (adr set)
+  --region=REGION        Amazon region"""
+
+_JOBS = """\
+  --command=CMD          Shell command of each job; in it, {} is the input file,
+                         {.} without extension, {/} its base name, {//} its
+                         folder, {/.} its base name without extension, {#} the
+                         number of the job; without any of these, the input
+                         file is appended
+  --preprocessing=CMD    Shell command before it, which must succeed
+  --postprocessing=CMD   Shell command after it, which always runs and sees
+                         ADR_EXIT_CODE
+  --store=REGEX          Keep the files whose path in the folder of the job
+                         matches; repeatable; without, keep every file the job
+                         made or changed
+  --root=DIR             Folder to bundle; without, the deepest that holds all
+                         input files
+  --exclude=PATTERN      Leave out of the bundle what this line of a .gitignore
+                         would ignore; repeatable
+  --env=VAR              Environment variable of the jobs, NAME=VALUE, or NAME
+                         for its value here; repeatable
+  --timeout=S            End a job that runs longer than S seconds
+  --attempts=N           Run a job that fails up to N times
+  --files-from=FILE      Read more input files from FILE, one a line; - is
+                         standard input
+  -0, --null             Files in FILE end with a NUL byte, not with their line
+  --dry-run              Show what would be bundled and run, and stop
+  --yes                  Ask nothing"""
+
+
+def complete(doc: str | None) -> str:
+    """Return the docstring of a command with the options it shares with others filled in."""
+    text = inspect.cleandoc(doc or "")
+    for name, block in (("general", _GENERAL), ("runner", _RUNNER), ("job", _JOBS)):
+        text = text.replace(f"  <{name} options>", block)
+    return text
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Give the values of one command line, by the names its help uses."""
+
+    values: Mapping[str, Any]
+
+    def text(self, name: str) -> str | None:
+        """Return a value as it was given, None where it was not."""
+        value: str | None = self.values.get(name)
+        return value
+
+    def required(self, name: str) -> str:
+        """Return a value that has to be there and not be empty.
+
+        Raises
+        ------
+        UsageError
+            If it is empty, as an unset variable of the shell would leave it.
+        """
+        text = self.text(name)
+        if not text:
+            raise UsageError(f"{name} is empty: give it a value")
+        return text
+
+    def texts(self, name: str) -> list[str]:
+        """Return all values of what can be repeated."""
+        return list(self.values[name])
+
+    def flag(self, name: str) -> bool:
+        """Tell whether an option without a value was given."""
+        return bool(self.values[name])
+
+    def whole(self, name: str) -> int | None:
+        """Return a whole number from 1 up.
+
+        Raises
+        ------
+        UsageError
+            If it is anything else.
+        """
+        text = self.text(name)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise UsageError(f"{name} takes a whole number from 1 up, not {text!r}")
+        return int(text)
+
+    def seconds(self, name: str) -> float | None:
+        """Return a positive number of seconds.
+
+        Raises
+        ------
+        UsageError
+            If it is anything else.
+        """
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise UsageError(f"{name} takes a number of seconds above 0, not {text!r}")
+        return value
+
+    def level(self) -> int:
+        """Return the logging level of ``--verbose``, at least that of errors with ``--quiet``.
+
+        Raises
+        ------
+        UsageError
+            If it is neither a number nor the name of a level.
+        """
+        text = self.text("--verbose") or ""
+        level = (
+            int(text) if text.isascii() and text.isdigit() else logging.getLevelName(text.upper())
+        )
+        if not isinstance(level, int):
+            raise UsageError(
+                f"--verbose takes a logging level such as 10, 20, 30, DEBUG or INFO, not {text!r}"
+            )
+        # Level 0 would stand for that of the root logger.
+        return max(level, logging.ERROR if self.flag("--quiet") else 1)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that ``--env`` names.
+
+        Raises
+        ------
+        UsageError
+            If a name is none, or has no value here.
+        """
+        found = {}
+        for text in self.texts("--env"):
+            name, equals, value = text.partition("=")
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise UsageError(f"--env takes NAME=VALUE or NAME, not {text!r}")
+            if not equals and name not in os.environ:
+                raise UsageError(f"--env={name}: {name} has no value here; give it as {name}=VALUE")
+            found[name] = value if equals else os.environ[name]
+        return found
+
+    def files(self) -> list[str]:
+        """Return the input files: those named and those that ``--files-from`` lists.
+
+        Raises
+        ------
+        UsageError
+            If the list cannot be read.
+        """
+        names = self.texts("<file>")
+        source = self.text("--files-from")
+        if source is None:
+            if self.flag("--null"):
+                raise UsageError("-0 says how --files-from separates files: give that as well")
+            return names
+        try:
+            listed = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"--files-from={source} cannot be read: {reason}") from error
+        lines = listed.split(b"\0" if self.flag("--null") else b"\n")
+        return names + [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def asks_help(argv: Sequence[str]) -> bool:
+    """Tell whether a command line asks for help, whatever else is right or wrong with it."""
+    words = list(argv)
+    options = words[: words.index("--")] if "--" in words else words
+    return "-h" in options or "--help" in options
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``": did you mean X?"`` for the known word that is most like `word`, or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def split(
+    command: str, doc: str, argv: Sequence[str], *, until_word: bool = False
+) -> tuple[list[str], list[str]]:
+    """Separate the options that a help text declares from the other words.
+
+    Parameters
+    ----------
+    command : str
+        The command as it is typed, ``adr run``.
+    doc : str
+        Its help.
+    argv : sequence of str
+        The words after it.
+    until_word : bool, optional
+        Leave everything from the first other word on alone.
+
+    Returns
+    -------
+    tuple of list
+        Options in their long form, with ``=`` before a value; and the other words.
+
+    Raises
+    ------
+    UsageError
+        If an option is not declared exactly so, or lacks a value, or has one too many.
+    """
+    takes, long_form = _declared(doc)
+    options: list[str] = []
+    words: list[str] = []
+    tokens = iter(argv)
+    for token in tokens:
+        if token == "--":
+            words.extend(tokens)
+        elif token == "-" or not token.startswith("-"):
+            words.append(token)
+            if until_word:
+                words.extend(tokens)
+        else:
+            name, equals, value = token.partition("=")
+            name = long_form.get(name, name)
+            if name not in takes:
+                raise _wrong(command, _unknown(name, takes))
+            metavar = takes[name]
+            if metavar and not equals:
+                following = next(tokens, "--")
+                if following == "--" or following in takes:
+                    raise _wrong(command, f"{name} needs a value, {name}={metavar}")
+                value = following
+            elif equals and not metavar:
+                raise _wrong(command, f"{name} takes no value")
+            options.append(f"{name}={value}" if metavar else name)
+    return options, words
+
+
+def parse(command: str, doc: str, argv: Sequence[str]) -> Arguments:
+    """Read the words after a command by the grammar in its help.
+
+    Parameters
+    ----------
+    command : str
+        The command as it is typed, ``adr run``.
+    doc : str
+        Its help.
+    argv : sequence of str
+        The words after it.
+
+    Raises
+    ------
+    UsageError
+        If they do not follow it; in words, with a hint to the help.
+    """
+    from docopt import DocoptExit, docopt
+
+    options, words = split(command, doc, argv)
+    problem = _problem(doc, options, words)
+    if problem:
+        raise _wrong(command, problem)
+    tokens = [command.rpartition(" ")[2], *options, *(["--", *words] if words else [])]
+    try:
+        return Arguments(docopt(doc, tokens, default_help=False))
+    except DocoptExit:
+        raise _wrong(command, f"this is not how {command} is used") from None
+
+
+def configured_runner() -> str | None:
+    """Return the current runner."""
+    from adr import config
+
+    runner: str | None = config.load_config("runner")
+    return runner
+
+
+def current_runner() -> str:
+    """Return the current runner, which there has to be.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    runner = configured_runner()
+    if runner is None:
+        raise UsageError(
+            "there is no current runner: make one with adr create, choose one with adr set, "
+            "or name one with --runner=ID"
+        )
+    return runner
+
+
+def runner_of(given: Arguments) -> str:
+    """Return the runner that is named as an option or a word, or else the current one.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or two are named.
+    """
+    option, word = given.text("--runner"), given.text("<runner>")
+    if option and word and not same_runner(option, word):
+        raise UsageError(f"two runners are named, {option} and {word}: name one")
+    named = option or word
+    return address(named) if named else current_runner()
+
+
+def address(text: str) -> str:
+    """Return the id that a name of a runner stands for: of a folder its absolute path."""
+    from adr.runner import is_local_runner, is_runner_id
+
+    return os.path.abspath(text) if is_local_runner(text) and not is_runner_id(text) else text
+
+
+def is_runner(text: str) -> bool:
+    """Tell whether a word can only be a runner: an id that is no file, or a local runner."""
+    from adr.runner import is_local_runner, is_runner_id
+
+    return is_local_runner(text) or (is_runner_id(text) and not os.path.lexists(text))
+
+
+def same_runner(one: str, other: str) -> bool:
+    """Tell whether two names are of one runner; a folder may be named in several ways."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _declared(doc: str) -> tuple[dict[str, str], dict[str, str]]:
+    takes: dict[str, str] = {}
+    long_form: dict[str, str] = {}
+    for short, long, metavar in re.findall(r"^  (?:(-\w), )?(--[\w-]+)(?:=(\S+))?", doc, re.M):
+        takes[long] = metavar
+        if short:
+            long_form[short] = long
+    return takes, long_form
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    meant = nearest(name, known)
+    if not meant and not name.startswith("--"):
+        meant = ", and a file whose name begins with a dash goes after --"
+    return f"there is no option {name}{meant}"
+
+
+def _problem(doc: str, options: list[str], words: list[str]) -> str:
+    """Say in words what docopt would only refuse."""
+    usage = re.split(r"\n\s*\n", doc.partition("Usage:")[2], maxsplit=1)[0]
+    needed = re.sub(r"\[[^][]*\]", "", usage)
+    names = [option.partition("=")[0] for option in options]
+    for name in names:
+        if names.count(name) > 1 and not re.search(rf"\[{name}=\w+\]\.\.\.", usage):
+            return f"{name} is given {names.count(name)} times, where it counts once"
+    for option in re.findall(r"--[\w-]+=\w+", needed):
+        if option.partition("=")[0] not in names:
+            return f"{option} is missing"
+    places = re.findall(r"<\w+>", needed)
+    if len(words) < len(places):
+        return f"{places[len(words)]} is missing"
+    most = len(re.findall(r"<\w+>", usage))
+    if len(words) > most and "<file>" not in usage:
+        return f"{words[most]!r} is one argument too many"
+    return ""
+
+
+def _wrong(command: str, sentence: str) -> UsageError:
+    return UsageError(f"{sentence}{'' if sentence.endswith('?') else ';'} see {command} --help")

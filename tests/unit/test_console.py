@@ -1,0 +1,790 @@
+"""The command line: what it understands, what it passes on, what it prints, how it exits.
+
+The core is replaced at its seam, the functions of `adr.adr`, by one that notes its calls.
+"""
+
+import io
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import adr
+from adr import config, console, output
+from adr.console import main
+from adr.errors import AdrError, RunnerGone, ServiceError, UsageError
+from adr.models import Job, JobRecord, JobState, WorkerInfo
+from adr.survey import BatchStatus, Counts, JobView, Status
+
+RUNNER = "0b3f7d1e-4c55-4a39-9f0e-2d5a8c1b7e66"
+OTHER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+COMMANDS = [name.removeprefix("adr_") for name in console.__all__ if name.startswith("adr_")]
+COMMANDS.remove("console")
+JOBS = [Job("b", n, 5, f"case{n}", f"model 'case{n}.txt'") for n in range(1, 6)]
+FAILED = JobRecord(
+    "b",
+    2,
+    "case2",
+    0,
+    "a1",
+    JobState.FAILED,
+    exit_code=3,
+    reason="exit code 3",
+    tail="no\x1b[2Jsand\n",
+)
+
+
+class Core:
+    """Answer like `adr.adr` and note the calls."""
+
+    def __init__(self):
+        self.calls = []
+        self.plan_of = SimpleNamespace(
+            root=Path("/data"), files=["a"] * 14, size_bytes=12_345, left_out=["x", "y", "z"],
+            left_out_bytes=1_234_567, inputs_left_out=["z.log"],
+            refused=["link leads out of the root"], duplicates=1, jobs=JOBS, too_large=None,
+        )  # fmt: skip
+        self.ran = SimpleNamespace(
+            succeeded=5, skipped=0, failed=(), cancelled=0, interrupted=False, kept=0
+        )
+        self.answers = {
+            "create": RUNNER,
+            "queue_plan": SimpleNamespace(batch="b", jobs=5, resumed=False, bundle_bytes=99),
+            "process": SimpleNamespace(succeeded=3, failed=1, cancelled=0),
+            "download": SimpleNamespace(fetched=2, unchanged=3, kept=4, size_bytes=5_000),
+            "logs": iter([b"one\n", b"\xff\x00two"]),
+            "list_runners": [],
+            "destroy": None,
+        }
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.calls.append((name, args, {k: v for k, v in kwargs.items() if k != "progress"}))
+            answer = {"plan": self.plan_of, "run_plan": self.ran, **self.answers}[name]
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        return call
+
+    def only(self, name):
+        """Return the arguments of the one call of a function."""
+        [(args, kwargs)] = [call[1:] for call in self.calls if call[0] == name]
+        return args, kwargs
+
+
+@pytest.fixture
+def core(monkeypatch, tmp_path):
+    """Stand in for the core, with a configuration and a current folder of its own."""
+    fake = Core()
+    monkeypatch.setattr(adr, "adr", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "adr.adr", fake)
+    monkeypatch.setenv("ADR_CONFIG", str(tmp_path / "config.json"))
+    monkeypatch.chdir(tmp_path)
+    yield fake
+    logger = logging.getLogger("adr")
+    logger.setLevel(logging.NOTSET)
+    for handler in [each for each in logger.handlers if isinstance(each, console._Handler)]:
+        logger.removeHandler(handler)
+
+
+def local_runner(path):
+    path.mkdir()
+    (path / "runner.json").write_text('{"schema": 1}')
+    return str(path)
+
+
+def on_terminal(monkeypatch, answer):
+    """Make standard input and error look like a terminal at which somebody types."""
+    stdin = io.StringIO(answer + "\n")
+    stdin.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", stdin)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_is_its_docstring(command, capsys):
+    function = getattr(console, f"adr_{command}")
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.strip() == function.__doc__.strip()
+    assert f"adr {command}" in function.__doc__
+    assert "--verbose=LEVEL" in function.__doc__
+    assert "--quiet" in function.__doc__
+    assert "options>" not in function.__doc__, "shared options are filled in"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_command(command, capsys):
+    assert main(["--help"]) == 0
+    assert f"adr {command} " in capsys.readouterr().out
+
+
+def test_help_fits_a_terminal_of_80_columns():
+    for name in [*COMMANDS, "console"]:
+        for line in getattr(console, f"adr_{name}").__doc__.splitlines():
+            assert len(line) <= 80, line
+
+
+@pytest.mark.parametrize("words", [["help", "run"], ["-h", "run"], ["run", "--nonsense", "-h"]])
+def test_help_is_found_however_it_is_asked_for(words, capsys):
+    assert main(words) == 0
+    assert "adr run [options]" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_slow():
+    script = (
+        "import sys; from adr.console import main\n"
+        "for words in sys.argv[1].split(','): main([*words.split(), '--help'])\n"
+        "slow = {'boto3', 'botocore', 'fabric', 'paramiko', 'rich', 'sqlite3', 'pathspec'}\n"
+        "sys.exit(str(slow & set(sys.modules)) if slow & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, ",".join(["", *COMMANDS])], capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "adr", "--version"], capture_output=True, text=True, check=True
+    )
+    from adr.version import __version__
+
+    assert done.stdout == f"adr {__version__}\n"
+
+
+# Wrong usage
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "no command is given; see adr --help"),
+        (["quue"], "there is no command 'quue': did you mean queue? see adr --help"),
+        (["xyzzy"], "there is no command 'xyzzy'; see adr --help"),
+        (["--colour", "run"], "there is no option --colour; see adr --help"),
+        (["run", "a"], "--to=DIR is missing; see adr run --help"),
+        (["run", "--to"], "--to needs a value, --to=DIR; see adr run --help"),
+        (["run", "--to", "--rerun", "a"], "--to needs a value, --to=DIR; see adr run --help"),
+        (["run", "--to=x", "--rerun=1", "a"], "--rerun takes no value; see adr run --help"),
+        (
+            ["run", "--to=x", "--to=y", "a"],
+            "--to is given 2 times, where it counts once; see adr run --help",
+        ),
+        (
+            ["queue", "--stor=x", "a"],
+            "there is no option --stor: did you mean --store? see adr queue --help",
+        ),
+        (
+            ["queue", "-x.txt"],
+            "there is no option -x.txt, and a file whose name begins with a dash goes after --; "
+            "see adr queue --help",
+        ),
+        (["download"], "<path> is missing; see adr download --help"),
+        (["download", "d", RUNNER, "e"], "'e' is one argument too many; see adr download --help"),
+        (["status", "b"], "'b' is one argument too many; see adr status --help"),
+        (["process", "--slots", "0"], "--slots takes a whole number from 1 up, not '0'"),
+        (["process", "--slots", "²"], "--slots takes a whole number from 1 up, not '²'"),
+        (["queue", "--timeout=abc", "a"], "--timeout takes a number of seconds above 0, not 'abc'"),
+        (["queue", "--timeout=nan", "a"], "--timeout takes a number of seconds above 0, not 'nan'"),
+        (["queue", "--attempts=-1", "a"], "--attempts takes a whole number from 1 up, not '-1'"),
+        (["queue", "--env=1X=2", "a"], "--env takes NAME=VALUE or NAME, not '1X=2'"),
+        (
+            ["queue", "--env=ADR_UNSET", "a"],
+            "--env=ADR_UNSET: ADR_UNSET has no value here; give it as ADR_UNSET=VALUE",
+        ),
+        (["queue", "-0", "a"], "-0 says how --files-from separates files: give that as well"),
+        (
+            ["queue", "--files-from=none"],
+            "--files-from=none cannot be read: No such file or directory",
+        ),
+        (["queue"], "no input files are given: name them, or list them with --files-from=FILE"),
+        (["create", "--dir=x"], "--dir is the folder of a local runner: give --local as well"),
+        (
+            ["list", "--verbose=loud"],
+            "--verbose takes a logging level such as 10, 20, 30, DEBUG or INFO, not 'loud'",
+        ),
+        (
+            ["status", "--runner", RUNNER, "--quiet", "--runner", OTHER],
+            "--runner is given 2 times, where it counts once; see adr status --help",
+        ),
+        (
+            ["process", "--runner", RUNNER, OTHER],
+            f"two runners are named, {RUNNER} and {OTHER}: name one",
+        ),
+        (["run", "--to=", "a"], "--to is empty: give it a value"),
+        (["download", "", RUNNER], "<path> is empty: give it a value"),
+        (["set", "nothing"], "'nothing' is no runner: adr list shows those there are"),
+    ],
+)
+def test_wrong_usage_is_refused_in_a_sentence(core, words, sentence, capsys, tmp_path):
+    config.update_config("runner", RUNNER)
+    before = (tmp_path / "config.json").read_bytes()
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.err == f"adr: {sentence}\n"
+    assert said.out == ""
+    assert core.calls == []
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_is_understood_by_its_beginning(core, command, capsys):
+    assert main([command, "--verb=10"]) == 2
+    assert "there is no option --verb: did you mean --verbose?" in capsys.readouterr().err
+
+
+def test_without_any_runner_the_way_to_one_is_told(core, capsys):
+    assert main(["status"]) == 2
+    said = capsys.readouterr().err
+    assert "there is no current runner" in said
+    assert "adr create" in said
+    assert "--runner" in said
+
+
+# What reaches the core
+
+
+def test_options_of_jobs_reach_the_plan(core, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "here")
+    words = [
+        "run", "--to", "out", "--command", "model {}", "--preprocessing=. env", "--postprocessing=",
+        "--store", r"\.csv$", "--store=^log", "--root=/data", "--exclude=*.tmp", "--env=A=b=c",
+        "--env", "MY_KEY", "--timeout=1.5", "--attempts=3", "--slots=2", "--rerun", "--",
+        "-a.txt", "--to", "b.txt",
+    ]  # fmt: skip
+    assert main(words) == 0
+    assert core.only("plan") == (
+        (["-a.txt", "--to", "b.txt"],),
+        {
+            "command": "model {}",
+            "preprocessing": ". env",
+            "postprocessing": "",
+            "store_patterns": [r"\.csv$", "^log"],
+            "root": "/data",
+            "exclude": ["*.tmp"],
+            "env": {"A": "b=c", "MY_KEY": "here"},
+            "timeout": 1.5,
+            "attempts": 3,
+        },
+    )
+    assert core.only("run_plan") == ((core.plan_of, "out"), {"slots": 2, "rerun": True})
+
+
+def test_commands_default_to_the_configuration(core):
+    config.update_config("command", "command", "configured {}")
+    config.update_config("command", "preprocessing", "module load x")
+    assert main(["run", "--to=out", "--preprocessing=", "a"]) == 0
+    _, options = core.only("plan")
+    assert options["command"] == "configured {}"
+    assert options["preprocessing"] == "", "an empty option overrides the configuration"
+    assert options["postprocessing"] is None
+
+
+def test_files_may_follow_options_and_words_in_any_order(core):
+    assert main(["run", "a", "--to", "out", "b", "--command=x", "--", "--", "-c"]) == 0
+    assert core.only("plan")[0] == (["a", "b", "--", "-c"],)
+
+
+@pytest.mark.parametrize(
+    ("option", "listed"),
+    [([], b"b c\n\n  \n\xff.txt\r\nd"), (["-0"], b"b c\0\0  \0\xff.txt\r\0d")],
+)
+def test_files_from_a_list_follow_those_named(core, tmp_path, option, listed):
+    (tmp_path / "list").write_bytes(listed)
+    assert main(["run", "--to=out", "--files-from=list", *option, "a"]) == 0
+    assert core.only("plan")[0] == (["a", "b c", "\udcff.txt\r", "d"],)
+
+
+def test_files_may_be_listed_on_standard_input(core, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\n")))
+    assert main(["run", "--to=out", "--files-from", "-"]) == 0
+    assert core.only("plan")[0] == (["a", "b"],)
+
+
+def test_the_last_word_of_queue_is_the_runner_where_it_is_the_id_of_one(core, capsys):
+    assert main(["queue", "a.txt", "b.txt", RUNNER]) == 0
+    assert core.only("plan")[0] == (["a.txt", "b.txt"],)
+    assert core.only("queue_plan")[0] == (RUNNER, core.plan_of, None)
+    assert capsys.readouterr().out == "b\n"
+
+
+def test_the_last_word_of_queue_is_the_runner_where_it_is_the_folder_of_one(core, tmp_path):
+    path = local_runner(tmp_path / "here")
+    (tmp_path / "list").write_text("b.txt\n")
+    assert main(["queue", "--files-from=list", "a.txt", "here"]) == 0
+    assert core.only("plan")[0] == (["a.txt", "b.txt"],)
+    assert core.only("queue_plan")[0] == (path, core.plan_of, None)
+
+
+def test_a_file_named_like_a_runner_is_a_file(core, tmp_path):
+    (tmp_path / RUNNER).touch()
+    config.update_config("runner", OTHER)
+    assert main(["queue", "a.txt", RUNNER]) == 0
+    assert core.only("plan")[0] == (["a.txt", RUNNER],)
+    assert core.only("queue_plan")[0][0] == OTHER
+
+
+def test_with_a_runner_as_option_all_words_of_queue_are_files(core):
+    assert main(["queue", "--runner", OTHER, "a.txt", RUNNER]) == 0
+    assert core.only("plan")[0] == (["a.txt", RUNNER],)
+    assert core.only("queue_plan")[0][0] == OTHER
+
+
+@pytest.mark.parametrize("words", [["--runner", RUNNER], [RUNNER], []])
+def test_a_runner_is_named_by_option_or_word_or_is_the_current_one(core, words):
+    config.update_config("runner", OTHER)
+    assert main(["process", "--slots=3", "--stop-on-empty", "--region=eu-north-1", *words]) == 0
+    expected = RUNNER if words else OTHER
+    assert core.only("process") == ((expected, ".", "eu-north-1", True), {"slots": 3})
+
+
+def test_a_local_runner_is_passed_on_by_its_absolute_path(core, tmp_path):
+    path = local_runner(tmp_path / "here")
+    assert main(["process", "--workingdir=/scratch", "here"]) == 0
+    assert core.only("process") == ((path, "/scratch", None, False), {"slots": None})
+
+
+def test_options_may_stand_before_the_command(core):
+    assert main(["--verbose", "debug", "--quiet", "process", RUNNER]) == 0
+    assert logging.getLogger("adr").level == logging.ERROR
+
+
+def test_what_to_download_reaches_the_core(core, capsys):
+    words = ["--batch=b", "--job=case*", "--match", "x$", "--flat", "--overwrite", "out", RUNNER]
+    assert main(["download", *words]) == 0
+    assert core.only("download") == (
+        (RUNNER, "out", None, True),
+        {"batch": "b", "job": "case*", "match": "x$", "flat": True},
+    )
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        "fetched 2 files (5.0 kB), 3 there already, "
+        "4 there that differ and were kept (--overwrite replaces them)\n"
+    )
+
+
+# Runners
+
+
+def test_a_new_runner_is_printed_and_becomes_the_current_one(core, capsys):
+    assert main(["create", "--local", "--dir=here"]) == 0
+    assert core.only("create") == ((None,), {"local": True, "directory": "here"})
+    assert capsys.readouterr().out == RUNNER + "\n"
+    assert config.load_config("runner") == RUNNER
+
+
+def test_a_broken_configuration_is_noticed_before_a_runner_is_made(core, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{")
+    assert main(["create"]) == 2
+    assert "is broken" in capsys.readouterr().err
+    assert core.calls == []
+
+
+def runner_info(runner, waiting=0, running=0, results_only=False):
+    kind = "local" if "/" in runner else "aws"
+    return SimpleNamespace(
+        runner=runner, kind=kind, waiting=waiting, running=running, results_only=results_only
+    )
+
+
+@pytest.mark.parametrize("command", ["list", "set"])
+def test_runners_are_listed_with_a_star_at_the_current_one(core, command, capsys):
+    config.update_config("runner", OTHER)
+    core.answers["list_runners"] = [
+        runner_info(RUNNER, None, None, results_only=True),
+        runner_info(OTHER, 12, 3),
+    ]
+    assert main([command]) == 0
+    assert capsys.readouterr().out == (
+        f"  {RUNNER}  (results only)\n* {OTHER}  12 waiting, 3 running\n"
+    )
+    assert main([command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [each["current"] for each in printed["runners"]] == [False, True]
+    assert printed["runners"][1]["waiting"] == 12
+
+
+def test_set_chooses_the_current_runner(core, tmp_path):
+    path = local_runner(tmp_path / "here")
+    (tmp_path / RUNNER).mkdir()
+    assert main(["set", RUNNER]) == 0
+    assert config.load_config("runner") == RUNNER
+    assert main(["set", "--runner=here"]) == 0
+    assert config.load_config("runner") == path
+    assert core.calls == []
+
+
+def test_after_the_current_runner_is_destroyed_another_live_one_is_current(core, capsys):
+    config.update_config("runner", RUNNER)
+    core.answers["list_runners"] = [
+        runner_info(RUNNER),
+        runner_info("/old", results_only=True),
+        runner_info(OTHER),
+    ]
+    assert main(["destroy", "--yes", "--purge"]) == 0
+    assert core.only("destroy") == ((RUNNER, None), {"batch": None, "purge": True})
+    assert config.load_config("runner") == OTHER
+    assert f"the current runner is now {OTHER}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("others", [[], ServiceError("no network")])
+def test_after_the_last_runner_is_destroyed_none_is_current(core, others):
+    config.update_config("runner", RUNNER)
+    core.answers["list_runners"] = others
+    assert main(["destroy", "--yes"]) == 0
+    assert config.load_config("runner") is None
+
+
+@pytest.mark.parametrize("words", [[OTHER], ["--batch=b"]])
+def test_the_current_runner_stays_where_something_else_is_destroyed(core, words):
+    config.update_config("runner", RUNNER)
+    core.answers["list_runners"] = [runner_info(OTHER)]
+    assert main(["destroy", "--yes", *words]) == 0
+    assert config.load_config("runner") == RUNNER
+
+
+def test_destroy_is_refused_where_nobody_can_be_asked(core, capsys):
+    assert main(["destroy", RUNNER]) == 2
+    assert "confirm with --yes" in capsys.readouterr().err
+    assert core.calls == []
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("", 1), ("n", 1)])
+def test_destroy_asks_on_a_terminal(core, monkeypatch, capsys, answer, status):
+    on_terminal(monkeypatch, answer)
+    assert main(["destroy", RUNNER]) == status
+    assert f"Destroy runner {RUNNER}" in capsys.readouterr().err
+    assert ("destroy" in [call[0] for call in core.calls]) == (status == 0)
+
+
+# Running and queueing
+
+
+def test_a_run_without_failures_exits_0(core, capsys):
+    core.ran.skipped = 12
+    assert main(["run", "--to=out", "a"]) == 0
+    assert capsys.readouterr() == (
+        "",
+        "12 jobs are done already (--rerun runs them again)\njobs: 5 succeeded\n",
+    )
+
+
+def test_failed_jobs_are_shown_with_the_end_of_their_output(core, capsys):
+    core.ran.failed = (FAILED,)
+    assert main(["run", "--to=out", "--quiet", "a"]) == 1
+    assert capsys.readouterr().err == "failed: case2 (exit code 3)\n    no\\x1b[2Jsand\n"
+
+
+def test_of_many_failed_jobs_all_are_named(core, capsys):
+    core.ran.failed = (FAILED,) * 1000
+    assert main(["run", "--to=out", "--quiet", "a"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("failed: case2") == 1000
+    assert said.count("sand") == 10
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_an_interrupted_run_says_how_to_go_on(core, monkeypatch, capsys, raised):
+    core.ran.interrupted = True
+    if raised:
+        core.answers["run_plan"] = KeyboardInterrupt()
+    assert main(["run", "--to=out", "a"]) == 130
+    assert "interrupted: the same command picks up where it was" in capsys.readouterr().err
+
+
+def test_the_outcome_of_a_run_is_json_on_standard_output(core, capsys):
+    core.ran.failed = (FAILED,)
+    assert main(["run", "--to=out", "--json", "a"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["schema"] == 1
+    assert printed["succeeded"] == 5
+    assert printed["failed"] == json.loads(json.dumps([FAILED.to_dict()]))
+
+
+def test_a_dry_run_shows_the_plan_and_stops(core, capsys):
+    core.plan_of.too_large = "the root has 10,001 files"
+    assert main(["run", "--to=out", "--dry-run", "a"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "root      /data",
+        "bundle    14 files, 12.3 kB",
+        "left out  3 files, 1.2 MB",
+        "jobs      5",
+        "  1. model 'case1.txt'",
+        "  2. model 'case2.txt'",
+        "  ...",
+        "  4. model 'case4.txt'",
+        "  5. model 'case5.txt'",
+    ]
+    assert main(["queue", "--dry-run", "--json", "a", RUNNER]) == 0
+    assert len(json.loads(capsys.readouterr().out)["jobs"]) == 5
+    assert {call[0] for call in core.calls} == {"plan"}
+
+
+def test_queue_says_what_it_bundled_and_prints_the_batch(core, capsys):
+    assert main(["queue", "a", RUNNER]) == 0
+    said = capsys.readouterr()
+    assert said.out == "b\n"
+    assert said.err == (
+        "bundled 14 files, 12.3 kB from /data; left out 3 files (1.2 MB), "
+        "among them of the kind of the inputs: z.log\n"
+        "left out: link leads out of the root\n"
+        "1 file named more than once, each queued once\n"
+    )
+    assert main(["queue", "--json", "--quiet", "a", RUNNER]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["batch"] == "b"
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("command", [["run", "--to=out"], ["queue", f"--runner={RUNNER}"]])
+def test_too_large_a_bundle_is_refused_where_nobody_can_be_asked(core, command, capsys):
+    core.plan_of.too_large = "the root has 10,001 files"
+    assert main([*command, "a"]) == 2
+    assert capsys.readouterr().err == (
+        "adr: the root has 10,001 files: choose a smaller --root, or confirm with --yes\n"
+    )
+    assert main([*command, "a", "--yes"]) == 0
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("n", 2)])
+def test_too_large_a_bundle_is_asked_about_on_a_terminal(core, monkeypatch, answer, status):
+    core.plan_of.too_large = "the root has 10,001 files"
+    on_terminal(monkeypatch, answer)
+    assert main(["run", "--to=out", "a"]) == status
+    assert ("run_plan" in [call[0] for call in core.calls]) == (status == 0)
+
+
+# Status, logs
+
+
+def some_status():
+    worker = WorkerInfo("w1", "host\x1b", 42, 4, started_at=0.0, adr_version="0")
+    batch = BatchStatus(batch="b", jobs=5, queued=3, running=0, succeeded=1, failed=1)
+    totals = Counts(jobs=5, queued=3, succeeded=1, failed=1)
+    views = [
+        JobView(JOBS[0], JobState.QUEUED, None),
+        JobView(JOBS[1], JobState.FAILED, FAILED),
+    ]
+    return Status(RUNNER, totals, [batch], [worker], views, ["3 jobs wait and no worker runs"])
+
+
+def test_status_is_a_table_for_people(core, capsys):
+    core.answers["status"] = some_status()
+    assert main(["status", f"--runner={RUNNER}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "BATCH  JOBS  QUEUED  RUNNING  SUCCEEDED  FAILED",
+        "b         5       3        0          1       1",
+    ]
+    assert "host\\x1b" in lines[4]
+    assert lines[-1] == "3 jobs wait and no worker runs"
+
+
+def test_status_shows_unusual_states_only_where_there_are_any(core, capsys):
+    status = some_status()
+    status.totals.lost = status.batches[0].lost = 1
+    core.answers["status"] = status
+    assert main(["status", f"--runner={RUNNER}"]) == 0
+    printed = capsys.readouterr().out
+    assert "LOST" in printed
+    assert "CANCELLED" not in printed
+
+
+def test_status_shows_each_job_where_asked(core, capsys):
+    core.answers["status"] = some_status()
+    assert main(["status", f"--runner={RUNNER}", "--jobs"]) == 0
+    printed = capsys.readouterr().out
+    assert "b/case1  queued" in printed
+    assert "exit code 3" in printed
+
+
+@pytest.mark.parametrize("jobs", [[], ["--jobs"]])
+def test_status_as_json_is_that_of_the_core(core, capsys, jobs):
+    core.answers["status"] = some_status()
+    assert main(["status", f"--runner={RUNNER}", "--batch=b", "--json", *jobs]) == 0
+    expected = json.dumps(some_status().to_dict(bool(jobs)))
+    assert capsys.readouterr().out == expected + "\n"
+    assert core.only("status") == ((RUNNER, None), {"batch": "b"})
+
+
+def test_workers_of_a_runner_are_listed(core, capsys):
+    core.answers["status"] = some_status()
+    assert main(["list", RUNNER]) == 0
+    assert "host\\x1b" in capsys.readouterr().out
+    assert main(["list", "--json", RUNNER]) == 0
+    assert json.loads(capsys.readouterr().out)["workers"][0]["pid"] == 42
+
+
+def test_logs_are_written_byte_by_byte(core, capfdbinary):
+    assert main(["logs", f"--runner={RUNNER}", "--", "-case1"]) == 0
+    assert capfdbinary.readouterr().out == b"one\n\xff\x00two"
+    assert core.only("logs") == ((RUNNER, "-case1", None), {})
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (UsageError("no such file: x\x1b.txt"), 2, "no such file: x\\x1b.txt"),
+        (RunnerGone("there is no such runner"), 2, "there is no such runner"),
+        (ServiceError("SQS does not answer"), 1, "SQS does not answer"),
+        (AdrError("that failed"), 1, "that failed"),
+    ],
+)
+def test_an_error_is_one_sentence_and_its_exit_status(core, capsys, error, status, sentence):
+    core.answers["plan"] = error
+    assert main(["run", "--to=out", "a"]) == status
+    assert capsys.readouterr() == ("", f"adr: {sentence}\n")
+
+
+def test_an_interrupt_exits_130(core, capsys):
+    core.answers["queue_plan"] = KeyboardInterrupt()
+    assert main(["queue", "--quiet", "a", RUNNER]) == 130
+    assert capsys.readouterr().err == "adr: interrupted\n"
+
+
+@pytest.mark.parametrize("level", ["10", "DEBUG", "30"])
+def test_an_unexpected_error_shows_its_traceback_only_where_asked(core, capsys, level):
+    core.answers["plan"] = ZeroDivisionError("oops")
+    assert main(["run", "--to=out", f"--verbose={level}", "a"]) == 1
+    said = capsys.readouterr().err
+    assert "internal error, ZeroDivisionError: oops; please report it" in said
+    assert ("Traceback" in said) == (level != "30")
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    script = (
+        "import sys, types, adr\n"
+        "adr.adr = sys.modules['adr.adr'] = types.SimpleNamespace(\n"
+        "    logs=lambda *_: iter([b'x' * 65536] * 100))\n"
+        "from adr.console import main\n"
+        f"sys.exit(main(['logs', '--runner={RUNNER}', 'case1']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+def test_a_name_the_locale_cannot_write_ends_no_command():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from adr.console import main; main(['--version']); print('\\u0160')",
+        ],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(b"\\u0160\n")
+
+
+# Words and progress
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ünï 文", "plain ünï 文"),
+        ("[bold]no markup[/]", "[bold]no markup[/]"),
+        ("a\x1b[31m\n\t\x9b\u202e", "a\\x1b[31m\\n\\t\\x9b\\u202e"),
+        (os.fsdecode(b"\xff.txt"), "\\xff.txt"),
+    ],
+)
+def test_untrusted_text_cannot_steer_the_terminal(text, shown):
+    assert output.plain(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (12_345, "12.3 kB"),
+        (999_960, "1.0 MB"),
+        (5e11, "500 GB"),
+    ],
+)
+def test_sizes_are_for_people(size, text):
+    assert output.size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.9, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (125, "2 min 5 s"),
+     (3_600, "1 h 0 min"), (200_000, "2 d 7 h")],
+)  # fmt: skip
+def test_times_are_for_people(seconds, text):
+    assert output.duration_text(seconds) == text
+
+
+def test_columns_stay_aligned_with_wide_letters(capsys):
+    output.print_table(["NAME", "N"], [["文字", "1"], ["e\u0301", "1,000"]])
+    assert capsys.readouterr().out == "NAME      N\n文字      1\ne\u0301     1,000\n"
+
+
+PROGRESS = """
+from adr import output
+output._LINE_EVERY_S = 0
+with output.progress(quiet={quiet}) as progress:
+    progress.start("running [b]", 3, "jobs")
+    progress.note(done=1, failed=1, running=1)
+    progress.advance(2)
+print("end")
+"""
+
+
+def run_progress(quiet=False, **streams):
+    code = PROGRESS.format(quiet=quiet)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, **streams)
+
+
+def test_progress_on_a_terminal_is_a_live_bar():
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with run_progress(stderr=theirs, env=env) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        except OSError:
+            pass  # Linux ends a terminal without writers this way.
+        assert process.stdout.read() == b"end\n"
+    os.close(ours)
+    assert b"running [b]" in shown
+    assert b"2 of 3 jobs, 1 done, 1 failed, 1 running" in shown
+    assert b"/s" in shown
+    assert b" left" in shown
+
+
+def test_progress_elsewhere_is_a_line_now_and_then():
+    with run_progress(stderr=subprocess.PIPE) as process:
+        said = process.stderr.read().decode().splitlines()
+    assert said[0] == "running [b]: 0 of 3 jobs, 1 done, 1 failed, 1 running"
+    assert said[1].startswith("running [b]: 2 of 3 jobs, 1 done, 1 failed, 1 running, ")
+    assert said[1].endswith(" left")
+
+
+def test_progress_is_silent_where_asked():
+    with run_progress(quiet=True, stderr=subprocess.PIPE) as process:
+        assert process.stderr.read() == b""
