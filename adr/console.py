@@ -212,7 +212,7 @@ def adr_run(given: Arguments) -> int:
 
     slots = given.whole("--slots")
     to = given.required("--to")
-    plan = _plan(given, given.files())
+    plan = _plan(given, given.files(), avoid=[to])
     if _only_shown(given, plan):
         return 0
     try:
@@ -564,7 +564,7 @@ def adr_destroy(given: Arguments) -> int:
     return 0
 
 
-def _plan(given: Arguments, files: list[str]) -> BatchPlan:
+def _plan(given: Arguments, files: list[str], avoid: Sequence[str] = ()) -> BatchPlan:
     from adr import adr as core
     from adr import config
 
@@ -583,6 +583,7 @@ def _plan(given: Arguments, files: list[str]) -> BatchPlan:
         env=given.environment(),
         timeout=given.seconds("--timeout"),
         attempts=given.whole("--attempts") or 1,
+        avoid=avoid,
     )
 
 

@@ -27,10 +27,12 @@ from adr.progress import SILENT, Progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from adr.adr import FetchReport, RunnerInfo, RunReport
+    from adr.adr import RunnerInfo
     from adr.batch import BatchPlan
+    from adr.embedded import RunReport
     from adr.models import JobRecord, WorkerInfo
     from adr.survey import JobView, Status
+    from adr.transfer import FetchReport
 
 __all__ = [
     "INTERRUPTED",
@@ -334,7 +336,10 @@ def run_lines(report: RunReport) -> Iterator[str]:
     if parts:
         yield f"jobs: {', '.join(parts)}"
     if report.kept:
-        yield f"{count(report.kept, 'file')} there before and different, which stayed as they were"
+        yield (
+            f"{count(report.kept, 'result')} not written, since files that are not adr's have "
+            f"those names: move them away and run the same command again"
+        )
     if report.interrupted:
         yield INTERRUPTED
 

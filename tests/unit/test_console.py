@@ -277,6 +277,7 @@ def test_options_of_jobs_reach_the_plan(core, monkeypatch):
             "env": {"A": "b=c", "MY_KEY": "here"},
             "timeout": 1.5,
             "attempts": 3,
+            "avoid": ["out"],
         },
     )
     assert core.only("run_plan") == ((core.plan_of, "out"), {"slots": 2, "rerun": True})
@@ -474,11 +475,13 @@ def test_destroy_asks_on_a_terminal(core, monkeypatch, capsys, answer, status):
 
 
 def test_a_run_without_failures_exits_0(core, capsys):
-    core.ran.skipped = 12
+    core.ran.skipped, core.ran.kept = 12, 1
     assert main(["run", "--to=out", "a"]) == 0
     assert capsys.readouterr() == (
         "",
-        "12 jobs are done already (--rerun runs them again)\njobs: 5 succeeded\n",
+        "12 jobs are done already (--rerun runs them again)\njobs: 5 succeeded\n"
+        "1 result not written, since files that are not adr's have those names: "
+        "move them away and run the same command again\n",
     )
 
 
