@@ -1,0 +1,95 @@
+"""adr, the Amazon Distributed Runner: from a folder of inputs to a folder of results.
+
+The functions of `adr.adr` are to be had from here: ``adr.create()``, ``adr.queue(…)``. They
+are imported when one of them is first asked for, so that ``adr --help`` stays instant.
+
+A module of this package must not be named like one of them, or it would take its place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from adr.version import __version__
+
+if TYPE_CHECKING:
+    from adr.adr import (
+        RunnerInfo,
+        cache_contents,
+        create,
+        create_bucket,
+        create_queue,
+        deregister_workers,
+        destroy,
+        download,
+        download_batch,
+        find_root,
+        get_job,
+        get_runners,
+        get_workers,
+        isiterable,
+        key_exists,
+        list_runners,
+        logs,
+        parse_message,
+        plan,
+        process,
+        process_job,
+        queue,
+        queue_job,
+        queue_plan,
+        register_workers,
+        restore_contents,
+        run,
+        run_plan,
+        status,
+        upload_batch,
+        upload_files,
+    )
+
+__all__ = [
+    "RunnerInfo",
+    "__version__",
+    "cache_contents",
+    "create",
+    "create_bucket",
+    "create_queue",
+    "deregister_workers",
+    "destroy",
+    "download",
+    "download_batch",
+    "find_root",
+    "get_job",
+    "get_runners",
+    "get_workers",
+    "isiterable",
+    "key_exists",
+    "list_runners",
+    "logs",
+    "parse_message",
+    "plan",
+    "process",
+    "process_job",
+    "queue",
+    "queue_job",
+    "queue_plan",
+    "register_workers",
+    "restore_contents",
+    "run",
+    "run_plan",
+    "status",
+    "upload_batch",
+    "upload_files",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from adr import adr
+
+        return getattr(adr, name)
+    raise AttributeError(f"module 'adr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,7 +20,15 @@ import boto3
 from botocore import exceptions as core
 from botocore.config import Config
 
-from adr.errors import AdrError, Conflict, NotFound, RunnerGone, ServiceError, UsageError
+from adr.errors import (
+    AdrError,
+    Conflict,
+    NotFound,
+    RunnerGone,
+    ServiceError,
+    Unavailable,
+    UsageError,
+)
 from adr.version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +41,6 @@ __all__ = [
     "Connection",
     "client",
     "error_code",
-    "is_throttled",
     "is_uncertain",
     "session",
     "translated",
@@ -281,6 +288,24 @@ class Connection:
         return answer.get("BucketRegion") or self.region
 
 
+def has_credentials() -> bool:
+    """Tell whether there are credentials for AWS; may ask the instance metadata service."""
+    return session().get_credentials() is not None
+
+
+def list_names(region_name: str | None = None) -> tuple[set[str], set[str]]:
+    """Return the names of all queues in a region, and of all buckets of the account."""
+    source = session(region_name)
+    sqs, s3 = client(source, "sqs"), client(source, "s3")
+    with translated("list", "the queues"):
+        pages = sqs.get_paginator("list_queues").paginate(PaginationConfig={"PageSize": 1000})
+        queues = {url.rpartition("/")[2] for page in pages for url in page.get("QueueUrls", ())}
+    with translated("list", "the buckets"):
+        pages = s3.get_paginator("list_buckets").paginate(PaginationConfig={"PageSize": 1000})
+        buckets = {bucket["Name"] for page in pages for bucket in page.get("Buckets", ())}
+    return queues, buckets
+
+
 def error_code(error: BaseException | None) -> str:
     """Return the code AWS gave an error, such as ``NoSuchKey``; empty where it gave none."""
     if isinstance(error, core.ClientError):
@@ -294,11 +319,6 @@ def is_uncertain(error: AdrError) -> bool:
     if isinstance(cause, core.ClientError):
         return int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)) >= 500
     return isinstance(cause, (core.ConnectionError, core.HTTPClientError))
-
-
-def is_throttled(error: AdrError) -> bool:
-    """Tell whether a translated `error` asks to try again more slowly; nothing was carried out."""
-    return error_code(error.__cause__) in _THROTTLED
 
 
 @contextmanager
@@ -379,12 +399,14 @@ def _answer(error: core.ClientError) -> tuple[type[AdrError], str]:
             f"ask for that permission, or use others (adr config or AWS_PROFILE)"
         )
     if code in _EXPIRED:
-        return ServiceError, f"the credentials have expired: log in again, or {_LOG_IN}"
+        return Unavailable, f"the credentials have expired: log in again, or {_LOG_IN}"
     if code in _WRONG_KEYS:
         return ServiceError, f"AWS does not accept the credentials ({code}): {_LOG_IN}"
     if code == "RequestTimeTooSkewed":
         return ServiceError, "the clock of this machine is wrong: set it and try again"
-    return ServiceError, f"AWS answered {action} with {code} ({said})"
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
+    kind = Unavailable if status >= 500 or code in _THROTTLED else ServiceError
+    return kind, f"AWS answered {action} with {code} ({said})"
 
 
 def _trouble(error: Exception) -> tuple[type[AdrError], str]:
@@ -412,6 +434,6 @@ def _trouble(error: Exception) -> tuple[type[AdrError], str]:
         ),
     ):
         return ServiceError, f"the credentials could not be had ({said}): log in again"
-    if isinstance(error, (core.ConnectionError, core.HTTPClientError)):
-        return ServiceError, f"{said}: check the network, the region and AWS_ENDPOINT_URL"
+    if isinstance(error, (core.ConnectionError, core.HTTPClientError, core.IncompleteReadError)):
+        return Unavailable, f"{said}: check the network, the region and AWS_ENDPOINT_URL"
     return ServiceError, said

@@ -16,6 +16,7 @@ __all__ = [
     "PartialFailure",
     "RunnerGone",
     "ServiceError",
+    "Unavailable",
     "UsageError",
 ]
 
@@ -43,6 +44,10 @@ class Conflict(AdrError):
 
 class ServiceError(AdrError):
     """Report a service that refused or did not answer."""
+
+
+class Unavailable(ServiceError):
+    """Report a service that is out of reach or overloaded now: worth another try later."""
 
 
 class RunnerGone(AdrError):

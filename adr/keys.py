@@ -5,7 +5,8 @@
     <batch>.zip                                 input bundle
     <batch>/<index>/<attempt>/<relative path>   results of one attempt
     _batches/<batch>.jsonl.gz                   manifest, written once
-    _batches/<batch>.seal                       how far it was sent
+    _batches/<batch>.sent                       how far it was sent, while that takes long
+    _batches/<batch>.seal                       that it was sent whole
     _journal/<batch>/<worker>-<n>.jsonl         records (AWS)
     _cards/<batch>/<index>                      the unusual jobs (AWS)
     _logs/<batch>/<index>/<attempt>.log         output too large for the record
@@ -26,6 +27,8 @@ __all__ = [
     "BATCHES",
     "CONTROL",
     "LIVE",
+    "MANIFEST",
+    "SEAL",
     "WORKERS",
     "bundle_key",
     "card_key",
@@ -37,10 +40,13 @@ __all__ = [
     "result_key",
     "results_prefix",
     "seal_key",
+    "sent_key",
 ]
 
 BATCHES = "_batches/"
 CONTROL = "_control/"
+MANIFEST = ".jsonl.gz"
+SEAL = ".seal"
 WORKERS = "_workers/"
 LIVE = WORKERS + "live/"
 
@@ -56,12 +62,17 @@ def bundle_key(batch: str) -> str:
 
 def manifest_key(batch: str) -> str:
     """Return the key of the manifest."""
-    return f"{BATCHES}{batch}.jsonl.gz"
+    return f"{BATCHES}{batch}{MANIFEST}"
 
 
 def seal_key(batch: str) -> str:
-    """Return the key of the note that tells how far the manifest was sent."""
-    return f"{BATCHES}{batch}.seal"
+    """Return the key of the note that all jobs of the manifest were sent."""
+    return f"{BATCHES}{batch}{SEAL}"
+
+
+def sent_key(batch: str) -> str:
+    """Return the key of the note that tells how many jobs were sent."""
+    return f"{BATCHES}{batch}.sent"
 
 
 def journal_prefix(batch: str) -> str:

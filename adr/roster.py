@@ -121,7 +121,9 @@ class Roster:
         self._store.write(heartbeat_key(info.worker), json.dumps(info.to_dict()).encode())
 
     def leave(self, worker: str) -> None:
-        """Remove the heartbeat of a worker that ends; idempotent."""
+        """Remove heartbeat and lock of a worker that ends; idempotent."""
+        if self._locks is not None:
+            self._locks.drop(worker)
         self._store.delete([heartbeat_key(worker)])
 
     def is_alive(self, worker: str) -> bool:

@@ -81,6 +81,7 @@ class AwsLedger:
     """
 
     settle_within_s = 1.0
+    poll_s = 20.0
 
     def __init__(
         self,
@@ -244,9 +245,6 @@ class AwsLedger:
     def records(self, batches: Iterable[str]) -> list[JobRecord]:
         """Read the journal; only what has changed since the last call is fetched."""
         return self._reader.records(batches)
-
-    def close(self) -> None:
-        """Let go of nothing: leases end by themselves."""
 
     def _look_into(
         self, unusual: Sequence[tuple[Message, Job]], asked_at: float, done: list[str]

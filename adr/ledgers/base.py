@@ -46,6 +46,8 @@ class Ledger(Protocol):
 
     #: Longest time in seconds that outcomes may wait to be settled together with others.
     settle_within_s: float
+    #: How long one `receive` had best wait in seconds: what looking costs, in money or work.
+    poll_s: float
 
     def create(self) -> None:
         """Make the ledger; idempotent for its owner."""
@@ -56,7 +58,7 @@ class Ledger(Protocol):
     def send(
         self, jobs: Sequence[Job], *, again: bool = False, sent: Callable[[int], None] | None = None
     ) -> None:
-        """Queue jobs.
+        """Queue jobs; with none, only make sure that the ledger would take some.
 
         Parameters
         ----------

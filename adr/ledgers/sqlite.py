@@ -67,6 +67,7 @@ class SqliteLedger:
     """
 
     settle_within_s = 0.05
+    poll_s = 0.2
 
     def __init__(self, path: Path, locks: WorkerLocks, worker: str | None = None) -> None:
         self._path = path
@@ -197,15 +198,6 @@ class SqliteLedger:
                 for (body,) in db.execute("SELECT body FROM records WHERE batch = ?", (batch,))
             ]
         return [JobRecord.from_dict(json.loads(body)) for body in rows]
-
-    def close(self) -> None:
-        """Close the database and let go of the worker's lock."""
-        with self._guard:
-            for connection in self._connections.values():
-                connection.close()
-            self._connections.clear()
-        if self._worker is not None:
-            self._locks.drop(self._worker)
 
     def _lease(self, most: int) -> list[Lease]:
         now = time.time()

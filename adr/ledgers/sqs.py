@@ -16,17 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from adr.aws import Connection, is_throttled, is_uncertain, translated
-from adr.errors import RunnerGone, ServiceError, UsageError
+from adr.aws import Connection, is_uncertain, translated
+from adr.errors import RunnerGone, ServiceError, Unavailable, UsageError
 from adr.models import Depth, Job
 
-__all__ = ["Message", "MessageQueue"]
+__all__ = ["RETENTION_S", "Message", "MessageQueue"]
 
 _ENTRIES = 10
 _BATCH_BYTES = 1 << 20
 _SENDERS = 8
 _TRIES = 6
-_RETENTION_S = 14 * 24 * 3600
+#: The longest time that SQS keeps a message.
+RETENTION_S = 14 * 24 * 3600
 #: Only a message that no worker can read is received this often; the highest number SQS takes.
 _RECEIVE_LIMIT = 1000
 
@@ -58,7 +59,7 @@ class MessageQueue:
         """Make the queue and its dead-letter queue; idempotent."""
         name = self._connection.runner_id
         sqs: Any = self._connection.sqs
-        common = {"MessageRetentionPeriod": str(_RETENTION_S), "SqsManagedSseEnabled": "true"}
+        common = {"MessageRetentionPeriod": str(RETENTION_S), "SqsManagedSseEnabled": "true"}
         with translated("create the queue", name):
             dead = sqs.create_queue(QueueName=f"{name}-dead", Attributes=common)["QueueUrl"]
             arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
@@ -86,6 +87,7 @@ class MessageQueue:
         self, jobs: Sequence[Job], again: bool, sent: Callable[[int], None] | None = None
     ) -> None:
         """Send one message a job, several batches at a time; see `Ledger.send`."""
+        self._found()
         batches = list(_batches(jobs, again))
         ends = []
         total = 0
@@ -157,7 +159,7 @@ class MessageQueue:
         return Depth(waiting, in_flight, delayed, exact=False)
 
     def _found(self) -> tuple[Any, str]:
-        """Return the client and the URL; finding the queue may lead to a client of another region."""
+        """Return the client and the URL; the queue may turn out to be in another region."""
         url = self._connection.queue_url
         return self._connection.sqs, url
 
@@ -191,8 +193,8 @@ class MessageQueue:
             try:
                 with translated("send to the queue", self._connection.runner_id):
                     answer = sqs.send_message_batch(QueueUrl=url, Entries=entries)
-            except ServiceError as error:
-                if attempt == _TRIES - 1 or not (is_uncertain(error) or is_throttled(error)):
+            except Unavailable as error:
+                if attempt == _TRIES - 1:
                     raise
                 if is_uncertain(error):
                     left = [_flagged(body) for body in left]

@@ -1,0 +1,406 @@
+"""The input bundle: a zip of the root, streamed both ways.
+
+A plain zip, so that anyone can look into it; what zip cannot say (times to the nanosecond,
+names that are not UTF-8) stands in an extra field of ours that other programs skip. It is
+written in one pass without seeking back, which lets its checksum be made on the way.
+`adr.members` chooses what goes in; workers unpack it and put single originals back.
+
+A bundle comes from a store that others may write to, so unpacking trusts no name, type,
+target or size in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import struct
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import IO
+
+from adr.errors import AdrError, NotFound
+from adr.members import Member, read_member
+from adr.models import new_id
+from adr.progress import SILENT, Progress
+
+__all__ = ["Written", "restore_member", "unpack_bundle", "unpacked_bytes", "write_bundle"]
+
+_CHUNK_BYTES = 1 << 20
+#: Id of our extra field: time of change in nanoseconds, then the name where it is not UTF-8.
+_EXTRA = 0x6461
+_EXTRA_HEAD = struct.Struct("<HHq")
+#: Deflate cannot shrink anything to less than a 1,032nd, so a larger ratio is a trap.
+_LARGEST_RATIO = 1032
+_LONGEST_TARGET_BYTES = 4096
+_COMPRESSED = frozenset(
+    (".7z", ".bz2", ".gz", ".jpeg", ".jpg", ".lz4", ".mp4", ".png", ".tgz", ".xz", ".zip", ".zst")
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Describe a bundle that was written."""
+
+    size_bytes: int
+    sha256: str
+
+
+def write_bundle(
+    root: str | os.PathLike[str],
+    members: Sequence[Member],
+    target_path: str | os.PathLike[str],
+    *,
+    compress: bool,
+    progress: Progress = SILENT,
+) -> Written:
+    """Write members of a root to a zip; on an error no file is left.
+
+    The same members with the same content make the same bytes.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        Each folder before what is in it.
+    compress : bool
+        Deflate, except what is compressed already; without, everything is stored.
+    progress : Progress, optional
+        Told of the bytes that were read.
+
+    Raises
+    ------
+    UsageError
+        If a file cannot be read.
+    AdrError
+        If a file vanished or changed since it was chosen, or the zip cannot be written.
+    """
+    progress.start("bundling", sum(member.size_bytes for member in members), "bytes")
+    try:
+        with open(target_path, "wb") as file:
+            sink = _Sink(file)
+            with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
+                for member in members:
+                    _add(archive, root, member, compress=compress, progress=progress)
+        return Written(sink.size_bytes, sink.digest.hexdigest())
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(target_path)
+        if isinstance(error, OSError):
+            raise AdrError(
+                f"cannot write the bundle {os.fspath(target_path)}: {error.strerror}"
+            ) from error
+        raise
+    finally:
+        progress.finish()
+
+
+class _Sink:
+    """Count and hash what is written, and offer no seeking."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.size_bytes = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size_bytes += len(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _add(
+    archive: zipfile.ZipFile,
+    root: str | os.PathLike[str],
+    member: Member,
+    *,
+    compress: bool,
+    progress: Progress,
+) -> None:
+    raw = os.fsencode(member.name)
+    name = raw.decode("utf-8", "backslashreplace")
+    is_folder = stat.S_ISDIR(member.mode)
+    info = zipfile.ZipInfo(name + "/" if is_folder else name, _zip_time(member.mtime_ns))
+    info.create_system = 3
+    info.external_attr = member.mode << 16 | (0x10 if is_folder else 0)
+    odd = b"" if name.encode() == raw else raw
+    info.extra = _EXTRA_HEAD.pack(_EXTRA, 8 + len(odd), member.mtime_ns) + odd
+    if stat.S_ISREG(member.mode):
+        info.file_size = member.size_bytes
+        if compress and os.path.splitext(name)[1].lower() not in _COMPRESSED:
+            info.compress_type = zipfile.ZIP_DEFLATED
+        with archive.open(info, "w") as out:
+            for chunk in read_member(root, member):
+                out.write(chunk)
+                progress.advance(len(chunk))
+    else:
+        archive.writestr(info, os.fsencode(member.target))
+
+
+def _zip_time(mtime_ns: int) -> tuple[int, int, int, int, int, int]:
+    """Return the nearest time that zip can say, for the programs that read nothing better."""
+    earliest, latest = 315_532_800, 4_354_819_198
+    moment = time.gmtime(min(max(mtime_ns // 10**9, earliest), latest))
+    return moment[:6]
+
+
+def unpacked_bytes(zip_path: str | os.PathLike[str]) -> int:
+    """Return the size of all content of a bundle, as its directory declares it.
+
+    Raises
+    ------
+    AdrError
+        If it is no zip or declares more than its size can hold.
+    """
+    with _errors(zip_path, "read"), zipfile.ZipFile(zip_path) as archive:
+        return _declared_bytes(archive, os.path.getsize(zip_path))
+
+
+def unpack_bundle(zip_path: str | os.PathLike[str], target_dir: str | os.PathLike[str]) -> None:
+    """Unpack a bundle into a folder that is empty or does not exist.
+
+    It is unpacked beside and renamed: `target_dir` holds all of it or, on an error, nothing.
+
+    Raises
+    ------
+    AdrError
+        If the folder has content or cannot be written to, or the bundle is broken or unsafe:
+        names or links that leave the folder, devices, content of another size than declared.
+    """
+    target = os.path.realpath(target_dir)
+    beside = f"{target}.{new_id()}.part"
+    with _errors(zip_path, "unpacked"):
+        exists = os.path.exists(target)
+        if exists and os.listdir(target):
+            raise AdrError(f"cannot unpack a bundle into {target}: it is not empty")
+        os.mkdir(beside)
+        try:
+            if exists:
+                shutil.copymode(target, beside)
+            with zipfile.ZipFile(zip_path) as archive:
+                _declared_bytes(archive, os.path.getsize(zip_path))
+                _unpack(archive, beside)
+            os.rename(beside, target)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+
+def restore_member(
+    zip_path: str | os.PathLike[str], name: str, target_dir: str | os.PathLike[str]
+) -> None:
+    """Put one original file, link or folder back in place of whatever is there now.
+
+    The content of a folder is left alone. Thread-safe; the directory of the bundle last used
+    is remembered, so that restoring a file costs what that file costs.
+
+    Raises
+    ------
+    NotFound
+        If the bundle has no such member.
+    AdrError
+        If the bundle is broken or the member cannot be written.
+    """
+    with _errors(zip_path, "restored from"), _one_at_a_time:
+        status = os.stat(zip_path)
+        archive, entries = _opened(
+            os.fspath(zip_path), status.st_ino, status.st_size, status.st_mtime_ns
+        )
+        if name not in entries:
+            raise NotFound(f"the bundle {os.fspath(zip_path)} has no {name}")
+        entry = entries[name]
+        folder = _real_folder(os.path.abspath(target_dir), os.path.dirname(name))
+        path = os.path.join(folder, os.path.basename(name))
+        with _writable(folder):
+            is_folder = os.path.isdir(path) and not os.path.islink(path)
+            if is_folder and not entry.is_folder:
+                shutil.rmtree(path)
+            elif os.path.lexists(path) and not is_folder:
+                os.unlink(path)
+            if entry.is_folder:
+                os.makedirs(path, exist_ok=True)
+            elif entry.is_link:
+                os.symlink(entry.target(archive), path)
+            else:
+                entry.write(archive, path)
+            entry.set_attributes(path)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Read one entry of a zip; its constructor `of` refuses what is unsafe."""
+
+    info: zipfile.ZipInfo
+    name: str
+    mode: int
+    mtime_ns: int | None
+
+    @classmethod
+    def of(cls, info: zipfile.ZipInfo) -> _Entry:
+        mtime_ns, raw = _our_extra(info.extra)
+        name = os.fsdecode(raw or info.filename.encode())
+        mode = info.external_attr >> 16
+        if not stat.S_IFMT(mode):
+            mode |= (stat.S_IFDIR | 0o755) if info.is_dir() else (stat.S_IFREG | 0o644)
+        if stat.S_ISDIR(mode):
+            name = name.rstrip("/")
+        elif not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise zipfile.BadZipFile(f"it holds a device or socket, {name!r}")
+        if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name:
+            raise zipfile.BadZipFile(f"it holds an unsafe name, {name!r}")
+        return cls(info, name, mode, mtime_ns)
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+    def target(self, archive: zipfile.ZipFile) -> str:
+        if not 0 < self.info.file_size < _LONGEST_TARGET_BYTES:
+            raise zipfile.BadZipFile(f"its link {self.name!r} has no target that a link can have")
+        return os.fsdecode(archive.read(self.info))
+
+    def write(self, archive: zipfile.ZipFile, path: str) -> None:
+        with archive.open(self.info) as source, open(path, "xb") as file:
+            shutil.copyfileobj(source, file, _CHUNK_BYTES)
+            if file.tell() != self.info.file_size:
+                raise zipfile.BadZipFile(f"its {self.name!r} has another size than it declares")
+
+    def set_attributes(self, path: str) -> None:
+        if not self.is_link:
+            os.chmod(path, self.mode & 0o777)
+        if self.mtime_ns is not None:
+            os.utime(path, ns=(self.mtime_ns, self.mtime_ns), follow_symlinks=False)
+
+
+def _our_extra(extra: bytes) -> tuple[int | None, bytes]:
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        if kind == _EXTRA and 8 <= size <= len(extra) - 4:
+            _, _, mtime_ns = _EXTRA_HEAD.unpack_from(extra)
+            return mtime_ns, extra[_EXTRA_HEAD.size : 4 + size]
+        extra = extra[4 + size :]
+    return None, b""
+
+
+def _entries(archive: zipfile.ZipFile) -> dict[str, _Entry]:
+    """Return the entries by name, none of which lies under another that is no folder."""
+    entries: dict[str, _Entry] = {}
+    for info in archive.infolist():
+        entry = _Entry.of(info)
+        if entry.name in entries:
+            raise zipfile.BadZipFile(f"it holds {entry.name!r} twice")
+        entries[entry.name] = entry
+    for name in entries:
+        above = os.path.dirname(name)
+        while above:
+            if above in entries and not entries[above].is_folder:
+                raise zipfile.BadZipFile(f"its {name!r} lies under something that is no folder")
+            above = os.path.dirname(above)
+    return entries
+
+
+#: Counting the readers of one `zipfile.ZipFile` is not thread-safe.
+_one_at_a_time = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _opened(
+    path: str, inode: int, size_bytes: int, mtime_ns: int
+) -> tuple[zipfile.ZipFile, dict[str, _Entry]]:
+    """Open a bundle for as long as it is the last one used; the stat makes a new file new."""
+    archive = zipfile.ZipFile(path)
+    _declared_bytes(archive, size_bytes)
+    return archive, _entries(archive)
+
+
+def _declared_bytes(archive: zipfile.ZipFile, zip_bytes: int) -> int:
+    declared = sum(info.file_size for info in archive.infolist())
+    if declared > _LARGEST_RATIO * zip_bytes:
+        raise zipfile.BadZipFile(
+            f"it declares {declared:,} bytes, more than a file of its size can hold"
+        )
+    return declared
+
+
+def _unpack(archive: zipfile.ZipFile, target: str) -> None:
+    entries = _entries(archive)
+    ordered = [entries[name] for name in sorted(entries)]
+    for entry in ordered:
+        path = os.path.join(target, entry.name)
+        if entry.is_folder:
+            os.makedirs(path, exist_ok=True)
+        elif not entry.is_link:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            entry.write(archive, path)
+            entry.set_attributes(path)
+    links = [entry for entry in ordered if entry.is_link]
+    for entry in links:
+        path = os.path.join(target, entry.name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.symlink(entry.target(archive), path)
+    # Only now does a chain of links show where it leads.
+    real_target = os.path.realpath(target) + "/"
+    for entry in links:
+        path = os.path.join(target, entry.name)
+        real = os.path.realpath(path)
+        if os.path.isabs(os.readlink(path)) or not f"{real}/".startswith(real_target):
+            raise zipfile.BadZipFile(f"its link {entry.name!r} leads out of it")
+        entry.set_attributes(path)
+    for entry in reversed(ordered):
+        if entry.is_folder:
+            entry.set_attributes(os.path.join(target, entry.name))
+
+
+def _real_folder(target: str, name: str) -> str:
+    """Make sure that a path within `target` consists of folders, not of links to elsewhere."""
+    path = target
+    for part in name.split("/") if name else ():
+        above, path = path, os.path.join(path, part)
+        if os.path.islink(path) or not os.path.isdir(path):
+            with _writable(above):
+                if os.path.lexists(path):
+                    os.unlink(path)
+                os.mkdir(path)
+    return path
+
+
+@contextlib.contextmanager
+def _writable(folder: str) -> Iterator[None]:
+    """Lift the write protection of a folder for a moment."""
+    status = os.stat(folder)
+    if status.st_mode & 0o300 == 0o300:
+        yield
+        return
+    os.chmod(folder, status.st_mode | 0o300)
+    try:
+        yield
+    finally:
+        os.chmod(folder, stat.S_IMODE(status.st_mode))
+
+
+@contextlib.contextmanager
+def _errors(zip_path: str | os.PathLike[str], verb: str) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeError) as error:
+        raise AdrError(f"the bundle {os.fspath(zip_path)} is broken: {error}") from error
+    except (NotImplementedError, RuntimeError) as error:
+        raise AdrError(f"the bundle {os.fspath(zip_path)} cannot be {verb}: {error}") from error
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise AdrError(
+            f"the bundle {os.fspath(zip_path)} cannot be {verb}: {error.strerror}{where}"
+        ) from error

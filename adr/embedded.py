@@ -1,0 +1,333 @@
+"""``adr run``: a local runner inside the output folder, worked on by this very process.
+
+The runner lies in ``<to>/.adr`` and keeps everything that was ever run into that folder. A
+job whose fingerprint has succeeded there is not run again. What an earlier call left waiting
+is gone on with if all of it is still wanted, and called off if not.
+
+Results are published from the store into ``<to>/<label>/`` as soon as their record is
+durable; ``<to>/.adr/published.jsonl`` says which attempt lies under which label, so that a
+call that was cut off between the two is made good by the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adr.batch import BatchPlan
+from adr.errors import AdrError, PartialFailure, UsageError
+from adr.keys import bundle_key, result_key
+from adr.models import Job, JobRecord, JobState, new_id, visible
+from adr.orders import order_destruction, read_orders
+from adr.progress import SILENT, Progress
+from adr.queueing import queue_batch
+from adr.runner import Runner, create_runner, is_local_runner, open_runner
+from adr.survey import Survey
+from adr.transfer import Fetch, fetch
+from adr.worker.loop import Worker
+from adr.worker.signals import stopping
+
+__all__ = ["RUNNER_FOLDER", "RunReport", "fetches", "run_batch"]
+
+_log = logging.getLogger(__name__)
+
+#: Where in the output folder the runner lies.
+RUNNER_FOLDER = ".adr"
+_NOTE_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Say what a run did."""
+
+    succeeded: int
+    #: Jobs that were done already.
+    skipped: int
+    failed: tuple[JobRecord, ...]
+    cancelled: int
+    #: Whether Ctrl-C or SIGTERM ended it before all jobs were decided.
+    interrupted: bool
+    #: Files in the output folder that are not adr's and stood in the way of results.
+    kept: int
+
+
+def run_batch(
+    plan: BatchPlan,
+    to: str | os.PathLike[str],
+    *,
+    slots: int | None = None,
+    rerun: bool = False,
+    progress: Progress = SILENT,
+) -> RunReport:
+    """Run the jobs of a plan here that are not done already, and publish their results.
+
+    Parameters
+    ----------
+    plan : BatchPlan
+        The jobs.
+    to : path
+        Output folder, made where missing.
+    slots : int, optional
+        How many jobs run at once; without, as many as there are cores.
+    rerun : bool, optional
+        Run also what is done.
+
+    Raises
+    ------
+    UsageError
+        If the output folder cannot be used.
+    PartialFailure
+        If results could not be published; the next call publishes them.
+    """
+    folder = Path(os.path.abspath(to))
+    worker = new_id()
+    with _opened(folder, worker) as runner:
+        plan = plan.with_fingerprints(progress)
+        history = _History(runner, {job.fingerprint for job in plan.jobs}, rerun)
+        todo = [job for job in plan.jobs if job.fingerprint not in history.known]
+        labels = {job.fingerprint: job.label for job in plan.jobs}
+        publisher = _Publisher(runner, folder)
+        if todo:
+            queue_batch(runner, plan.only(job.index for job in todo), progress)
+        publisher.publish(
+            (job, labels[job.fingerprint], record)
+            for job, record in history.done
+            if labels.get(job.fingerprint)
+        )
+        jobs = {
+            (job.batch, job.index): job
+            for parts in Survey(runner).manifests().values()
+            for manifest in parts
+            for job in manifest.jobs
+        }
+        failed: list[JobRecord] = []
+        wanted = len(todo) + len(history.waiting)
+        settled: queue.SimpleQueue[JobRecord | None] = queue.SimpleQueue()
+        work = Worker(
+            runner,
+            worker,
+            folder / RUNNER_FOLDER / "work",
+            slots=slots,
+            stop_on_empty=True,
+            on_settled=settled.put,
+        )
+
+        def follow() -> None:
+            """Publish what is settled, until the worker has ended."""
+            for records in _groups(settled):
+                for record in records:
+                    if record.state is JobState.FAILED:
+                        failed.append(record)
+                    progress.advance()
+                publisher.publish(
+                    (jobs[record.batch, record.index], label, record)
+                    for record in records
+                    if record.state is not JobState.CANCELLED
+                    and (label := labels.get(jobs[record.batch, record.index].fingerprint))
+                )
+                report = work.report
+                progress.note(done=report.succeeded, failed=report.failed, running=work.running)
+
+        follower = threading.Thread(target=follow, name="publish", daemon=True)
+        interrupted = False
+        if wanted:
+            progress.start("running", wanted, "jobs")
+            follower.start()
+            try:
+                with stopping(work.stop) as was_interrupted:
+                    report = work.run()
+                    interrupted = was_interrupted()
+            finally:
+                settled.put(None)
+                follower.join()
+                progress.finish()
+            _forget_bundles(runner)
+        report = work.report
+        decided = report.succeeded + report.failed
+        if publisher.failures:
+            raise PartialFailure(
+                f"{len(publisher.failures)} results could not be put into {folder}: "
+                f"{publisher.failures[0]}; run the same command again to publish them",
+                failed=publisher.failures,
+            )
+        return RunReport(
+            succeeded=report.succeeded,
+            skipped=len(plan.jobs) - wanted,
+            failed=tuple(sorted(failed, key=lambda record: (record.batch, record.index))),
+            cancelled=report.cancelled,
+            interrupted=interrupted and decided < wanted,
+            kept=publisher.kept,
+        )
+
+
+@contextmanager
+def _opened(folder: Path, worker: str) -> Iterator[Runner]:
+    """Open the runner of an output folder, for one process at a time."""
+    directory = folder / RUNNER_FOLDER
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write results to {folder}: {error.strerror}: choose another folder"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another adr run writes to {folder}: wait for it, or choose another folder"
+            ) from error
+        if not is_local_runner(directory):
+            create_runner(local=True, directory=directory, listed=False)
+        yield open_runner(str(directory), worker=worker)
+    finally:
+        os.close(lock)
+
+
+class _History:
+    """Tell what earlier runs have done and left, for the fingerprints that are wanted now."""
+
+    def __init__(self, runner: Runner, wanted: set[str | None], rerun: bool) -> None:
+        #: Jobs that have succeeded, with their records; one for each fingerprint.
+        self.done: list[tuple[Job, JobRecord]] = []
+        #: Fingerprints of jobs that wait in the runner.
+        self.waiting: set[str | None] = set()
+        called_off = read_orders(runner.store).destroyed_batches
+        survey = Survey(runner)
+        done: dict[str | None, tuple[Job, JobRecord]] = {}
+        for batch, parts in survey.manifests().items():
+            records = visible(runner.ledger.records([batch]))
+            left = set()
+            for job in (job for manifest in parts for job in manifest.jobs):
+                record = records.get((batch, job.index))
+                if record is None:
+                    left.add(job.fingerprint)
+                elif record.state is JobState.SUCCEEDED and not rerun:
+                    done[job.fingerprint] = job, record
+            if not left or batch in called_off:
+                continue
+            if rerun or not survey.is_sealed(batch) or not left <= wanted - self.waiting:
+                order_destruction(runner.store, batch)
+            else:
+                self.waiting |= left
+        self.done = [each for print_, each in done.items() if print_ in wanted]
+        self.known = self.waiting | {job.fingerprint for job, _ in self.done}
+
+
+class _Publisher:
+    """Put results from the store where people look for them."""
+
+    def __init__(self, runner: Runner, folder: Path) -> None:
+        self._runner = runner
+        self._folder = folder
+        self._notes = folder / RUNNER_FOLDER / "published.jsonl"
+        self._published: dict[str, dict[str, Any]] = {}
+        self.kept = 0
+        self.failures: list[str] = []
+        if self._notes.exists():
+            for line in self._notes.read_bytes().splitlines():
+                try:
+                    note = json.loads(line)
+                    self._published[note["label"]] = note
+                except (ValueError, KeyError):
+                    _log.debug("a note was cut off: what it was about is published again")
+
+    def publish(self, items: Iterable[tuple[Job, str, JobRecord]]) -> None:
+        """Make the files under each label those of this record, and none else of adr's."""
+        todo = [each for each in items if not self._is_there(each[1], each[2])]
+        if not todo:
+            return
+        try:
+            for _, label, record in todo:
+                self._remove_older(label, record)
+            wanted = [
+                each for job, label, record in todo for each in fetches(job, record, f"{label}/")
+            ]
+            report = fetch(self._runner.store, wanted, self._folder)
+            self.kept += report.kept
+        except PartialFailure as error:
+            self.failures += error.failed
+            return
+        except AdrError as error:
+            self.failures.append(str(error))
+            return
+        with self._notes.open("a", encoding="ascii") as file:
+            for _, label, record in todo:
+                files = {each.name: each.size_bytes for each in record.results}
+                note = {"label": label, "attempt": record.attempt, "files": files}
+                self._published[label] = note
+                file.write(json.dumps(note) + "\n")
+
+    def _is_there(self, label: str, record: JobRecord) -> bool:
+        note = self._published.get(label)
+        if note is None or note["attempt"] != record.attempt:
+            return False
+        return all(os.path.lexists(self._folder / label / each.name) for each in record.results)
+
+    def _remove_older(self, label: str, record: JobRecord) -> None:
+        """Remove what an earlier attempt has left under a label."""
+        note = self._published.get(label)
+        if note is None or note["attempt"] == record.attempt:
+            return
+        top = self._folder / label
+        for name in note["files"]:
+            path = top / name
+            if path.is_file() and path.resolve().is_relative_to(top.resolve()):
+                path.unlink()
+                for folder in path.relative_to(top).parents:
+                    try:
+                        (top / folder).rmdir()
+                    except OSError:
+                        break
+
+
+def fetches(job: Job, record: JobRecord, before: str) -> list[Fetch]:
+    """Say where the results of a record lie, and where they go: below `before`."""
+    return [
+        Fetch(
+            key=result_key(job.batch, job.index, record.attempt, each.name),
+            name=before + each.name,
+            size_bytes=each.size_bytes,
+            sha256=each.sha256,
+            mode=each.mode,
+        )
+        for each in record.results
+    ]
+
+
+def _groups(settled: queue.SimpleQueue[JobRecord | None]) -> Iterator[Sequence[JobRecord]]:
+    """Yield what has been settled, some at a time, also when that is nothing; end at None."""
+    while True:
+        group: list[JobRecord] = []
+        try:
+            item = settled.get(timeout=_NOTE_EVERY_S)
+            while item is not None:
+                group.append(item)
+                item = settled.get_nowait()
+            yield group
+            return
+        except queue.Empty:
+            yield group
+
+
+def _forget_bundles(runner: Runner) -> None:
+    """Remove the bundles of batches that have nothing left to run."""
+    survey = Survey(runner)
+    batches = survey.manifests()
+    records = visible(runner.ledger.records(batches))
+    over = [
+        batch
+        for batch, parts in batches.items()
+        if all((batch, job.index) in records for manifest in parts for job in manifest.jobs)
+    ]
+    runner.store.delete([bundle_key(batch) for batch in over])

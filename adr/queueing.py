@@ -1,0 +1,159 @@
+"""From a plan to waiting jobs: bundle, manifest, messages, seal, in this order.
+
+Whoever is killed half-way and repeats the command finds the manifest without its seal and
+goes on with that batch: jobs that may have been sent before are sent again, flagged, so
+that no job is missing and none is decided twice.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adr.batch import (
+    BatchPlan,
+    Manifest,
+    jobs_digest,
+    manifest_bytes,
+    new_batch_id,
+    read_manifest,
+)
+from adr.bundle import write_bundle
+from adr.errors import NotFound
+from adr.keys import BATCHES, MANIFEST, bundle_key, manifest_key, seal_key, sent_key
+from adr.models import SCHEMA, Job
+from adr.progress import SILENT, Progress
+from adr.runner import Runner
+
+__all__ = ["QueueReport", "queue_batch", "queue_single"]
+
+_NOTE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class QueueReport:
+    """Say what was queued."""
+
+    batch: str
+    jobs: int
+    #: Whether queueing this batch had been cut off before.
+    resumed: bool
+    bundle_bytes: int
+
+
+def queue_batch(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) -> QueueReport:
+    """Bundle the inputs of a plan and queue its jobs.
+
+    Parameters
+    ----------
+    runner : Runner
+        Where to.
+    plan : BatchPlan
+        What; fingerprints are computed unless they are there.
+    progress : Progress, optional
+        Told of reading, bundling and sending.
+
+    Raises
+    ------
+    RunnerGone
+        If the runner takes no jobs.
+    """
+    runner.ledger.send([])
+    if any(job.fingerprint is None for job in plan.jobs):
+        plan = plan.with_fingerprints(progress)
+    manifest = _unfinished(runner, jobs_digest(plan.jobs))
+    if manifest is not None:
+        sent = _sent(runner, manifest.batch)
+        _send(runner, manifest.batch, manifest.jobs[sent:], sent, progress, again=True)
+        return QueueReport(manifest.batch, len(manifest.jobs), True, manifest.bundle_bytes)
+    plan = plan.with_batch(new_batch_id(plan.root))
+    batch = plan.jobs[0].batch
+    with tempfile.TemporaryDirectory(prefix="bundle-", dir=runner.scratch) as folder:
+        bundle = Path(folder, "bundle.zip")
+        written = write_bundle(
+            plan.root, plan.members, bundle, compress=runner.compress, progress=progress
+        )
+        runner.store.upload(bundle, bundle_key(batch), move=True)
+    body = manifest_bytes(
+        plan.jobs,
+        root=plan.root,
+        created=time.time(),
+        bundle_bytes=written.size_bytes,
+        unpacked_bytes=plan.size_bytes,
+    )
+    runner.store.write(manifest_key(batch), body)
+    _send(runner, batch, plan.jobs, 0, progress)
+    return QueueReport(batch, len(plan.jobs), False, written.size_bytes)
+
+
+def queue_single(runner: Runner, job: Job) -> None:
+    """Queue one job into a batch whose bundle was uploaded by itself.
+
+    The job gets a manifest of its own, which nobody seals since it is sent by one call.
+    """
+    body = manifest_bytes(
+        [job], root=job.batch, created=time.time(), bundle_bytes=0, unpacked_bytes=0
+    )
+    name = f"{job.batch}+{job.index}"
+    runner.store.write(manifest_key(name), body, if_absent=True)
+    runner.ledger.send([job])
+    runner.store.write(seal_key(job.batch), _note(1))
+
+
+def _unfinished(runner: Runner, digest: str) -> Manifest | None:
+    """Find the batch of the same work whose queueing was cut off."""
+    keys = {entry.key for entry in runner.store.list(BATCHES)}
+    for key in sorted(keys):
+        name = key.removeprefix(BATCHES).removesuffix(MANIFEST)
+        if key.endswith(MANIFEST) and seal_key(name) not in keys and "+" not in name:
+            manifest = read_manifest(runner.store.read(key).body)
+            if manifest.digest == digest:
+                return manifest
+    return None
+
+
+def _sent(runner: Runner, batch: str) -> int:
+    try:
+        return int(json.loads(runner.store.read(sent_key(batch)).body)["sent"])
+    except NotFound:
+        return 0
+
+
+def _send(
+    runner: Runner,
+    batch: str,
+    jobs: Sequence[Job],
+    before: int,
+    progress: Progress,
+    again: bool = False,
+) -> None:
+    """Send jobs, note now and then how far that is, and seal the batch."""
+    progress.start("queueing", len(jobs), "jobs")
+    guard, told, noted_at = threading.Lock(), 0, time.monotonic()
+
+    def sent(number: int) -> None:
+        nonlocal told, noted_at
+        with guard:
+            if number <= told:
+                return
+            progress.advance(number - told)
+            told = number
+            if time.monotonic() - noted_at < _NOTE_EVERY_S:
+                return
+            noted_at = time.monotonic()
+        runner.store.write(sent_key(batch), _note(before + number))
+
+    try:
+        runner.ledger.send(jobs, again=again, sent=sent)
+    finally:
+        progress.finish()
+    runner.store.write(seal_key(batch), _note(before + len(jobs)))
+
+
+def _note(sent: int) -> bytes:
+    return json.dumps({"schema": SCHEMA, "sent": sent}).encode()

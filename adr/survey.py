@@ -1,0 +1,313 @@
+"""What became of the jobs: manifests, records, heartbeats and queue read together.
+
+A manifest says which jobs there are, the records what became of those that are decided, the
+heartbeats which run. What is left waits. Counts of SQS are approximate and therefore decide
+nothing but this: whether the queue seems empty while jobs are neither decided nor running.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from adr.batch import Manifest, read_manifest
+from adr.errors import RunnerGone, UsageError
+from adr.keys import BATCHES, MANIFEST, SEAL, seal_key
+from adr.models import SCHEMA, Job, JobRecord, JobState, WorkerInfo, visible
+from adr.orders import read_orders
+from adr.runner import Runner
+
+__all__ = ["BatchStatus", "Counts", "JobView", "Status", "Survey", "pick_jobs"]
+
+_DAY_S = 24 * 3600.0
+#: How long before a queue forgets a job we begin to say so.
+_WARN_BEFORE_S = 4 * _DAY_S
+#: A batch that has not been sent whole by then was given up by whoever queued it.
+_SENDING_S = 600.0
+_READERS = 8
+
+
+@dataclass
+class Counts:
+    """Count jobs by state; the states sum to `jobs`."""
+
+    jobs: int = 0
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    lost: int = 0
+    unaccounted: int = 0
+
+    def add(self, state: JobState) -> None:
+        """Count one job."""
+        self.jobs += 1
+        setattr(self, state.value, getattr(self, state.value) + 1)
+
+    @property
+    def undecided(self) -> int:
+        """Return how many jobs have no outcome yet."""
+        return self.jobs - self.succeeded - self.failed - self.cancelled
+
+
+@dataclass(frozen=True)
+class JobView:
+    """Show one job: what was asked, where it is, and its visible record if it is decided."""
+
+    job: Job
+    state: JobState
+    record: JobRecord | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object: the fields of the record, completed by those of the job."""
+        job = self.job
+        data: dict[str, Any] = {
+            "batch": job.batch,
+            "index": job.index,
+            "label": job.label,
+            "generation": job.generation,
+            "input": job.input,
+            "command": job.command,
+        }
+        if self.record:
+            data.update(self.record.to_dict())
+            del data["schema"]
+        data["state"] = self.state.value
+        return data
+
+
+@dataclass
+class BatchStatus(Counts):
+    """Count the jobs of one batch."""
+
+    batch: str = ""
+    #: False while, or where, queueing it was cut off.
+    sealed: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object that begins with the name."""
+        data = asdict(self)
+        return {"batch": data.pop("batch"), **data}
+
+
+@dataclass
+class Status:
+    """Tell the state of a runner."""
+
+    runner: str
+    totals: Counts
+    batches: list[BatchStatus]
+    workers: list[WorkerInfo]
+    jobs: list[JobView]
+    #: Sentences that somebody should read.
+    notes: list[str] = field(default_factory=list)
+    paused: bool = False
+
+    def to_dict(self, jobs: bool = False) -> dict[str, Any]:
+        """Return what ``adr status --json`` prints, with ``--jobs`` where `jobs`."""
+        workers = [worker.to_dict() for worker in self.workers]
+        data: dict[str, Any] = {
+            "schema": SCHEMA,
+            "runner": self.runner,
+            "paused": self.paused,
+            "totals": asdict(self.totals),
+            "batches": [batch.to_dict() for batch in self.batches],
+            "workers": workers,
+        }
+        if jobs:
+            data["jobs"] = [view.to_dict() for view in self.jobs]
+        return data
+
+
+class Survey:
+    """Read the state of a runner again and again; what cannot change is read once.
+
+    Parameters
+    ----------
+    runner : Runner
+        The runner to look at.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._manifests: dict[str, Manifest] = {}
+        self._sealed: set[str] = set()
+        self._guard = threading.Lock()
+
+    def manifests(self, batch: str | None = None) -> dict[str, list[Manifest]]:
+        """Return the manifests of each batch, oldest batch first.
+
+        A batch has one, and one more for each job that was queued into it singly.
+
+        Parameters
+        ----------
+        batch : str, optional
+            Read the manifests of this batch only.
+        """
+        with self._guard:
+            keys = [entry.key for entry in self._runner.store.list(BATCHES + (batch or ""))]
+            self._sealed = {key for key in keys if key.endswith(SEAL)}
+            fresh = [key for key in keys if key.endswith(MANIFEST) and key not in self._manifests]
+            if fresh:
+                with ThreadPoolExecutor(_READERS) as pool:
+                    documents = pool.map(self._runner.store.read, fresh)
+                    for key, document in zip(fresh, documents, strict=True):
+                        self._manifests[key] = read_manifest(document.body)
+            found: dict[str, list[Manifest]] = {}
+            for key in keys:
+                manifest = self._manifests.get(key)
+                if manifest and batch in (None, manifest.batch):
+                    found.setdefault(manifest.batch, []).append(manifest)
+            return found
+
+    def is_sealed(self, batch: str) -> bool:
+        """Tell whether `manifests` has found the batch to be sent whole."""
+        return seal_key(batch) in self._sealed
+
+    def is_being_queued(self) -> bool:
+        """Tell whether somebody may be sending the jobs of a batch right now."""
+        newest = time.time() - _SENDING_S
+        return any(
+            not self.is_sealed(batch) and parts[0].created > newest
+            for batch, parts in self.manifests().items()
+        )
+
+    def is_decided(self) -> bool:
+        """Tell whether every job of every manifest has an outcome, and all are sealed."""
+        manifests = self.manifests()
+        if not all(self.is_sealed(batch) for batch in manifests):
+            return False
+        called_off = read_orders(self._runner.store).destroyed_batches
+        batches = [batch for batch in manifests if batch not in called_off]
+        decided = visible(self._runner.ledger.records(batches))
+        return all(
+            _is_decided(job, decided.get((batch, job.index)))
+            for batch in batches
+            for manifest in manifests[batch]
+            for job in manifest.jobs
+        )
+
+    def outcomes(self, batch: str | None = None) -> list[JobView]:
+        """Return the jobs that are decided, of one batch or all.
+
+        Raises
+        ------
+        UsageError
+            If there is no such batch.
+        """
+        manifests = self._manifests_of(batch)
+        decided = visible(self._runner.ledger.records(manifests))
+        return [
+            JobView(job, record.state, record)
+            for name, parts in manifests.items()
+            for job in _jobs(parts)
+            if (record := decided.get((name, job.index))) and _is_decided(job, record)
+        ]
+
+    def status(self, batch: str | None = None) -> Status:
+        """Read everything once and count.
+
+        Parameters
+        ----------
+        batch : str, optional
+            Look at this batch only.
+
+        Raises
+        ------
+        UsageError
+            If there is no such batch.
+        """
+        runner = self._runner
+        manifests = self._manifests_of(batch)
+        workers = runner.roster.alive()
+        orders = read_orders(runner.store)
+        try:
+            empty = runner.ledger.depth().empty and not orders.destroyed
+            gone = orders.destroyed
+        except RunnerGone:
+            empty, gone = False, True
+        # After the queue, so that no job can be in neither.
+        decided = visible(runner.ledger.records(manifests))
+        running = {
+            (slot.batch, slot.index, slot.generation)
+            for worker in workers
+            for slot in worker.running
+        }
+        status = Status(runner.id, Counts(), [], workers, [])
+        for name, parts in manifests.items():
+            counts = BatchStatus(batch=name, sealed=self.is_sealed(name))
+            for job in _jobs(parts):
+                record = decided.get((name, job.index))
+                if record and _is_decided(job, record):
+                    state = record.state
+                elif gone or name in orders.destroyed_batches:
+                    record, state = None, JobState.CANCELLED
+                elif job.id in running:
+                    record, state = None, JobState.RUNNING
+                elif empty and counts.sealed:
+                    record, state = None, JobState.UNACCOUNTED
+                else:
+                    record, state = None, JobState.QUEUED
+                counts.add(state)
+                status.totals.add(state)
+                status.jobs.append(JobView(job, state, record))
+            status.batches.append(counts)
+            if counts.undecided:
+                status.notes += _notes_on(parts[0], counts, runner.retention_s)
+        if status.totals.queued and not workers:
+            status.notes.append(f"{_jobs_wait(status.totals.queued)} and no worker runs")
+        return status
+
+    def _manifests_of(self, batch: str | None) -> dict[str, list[Manifest]]:
+        manifests = self.manifests(batch)
+        if batch is not None and batch not in manifests:
+            raise UsageError(f"there is no batch {batch}: adr status shows those there are")
+        return manifests
+
+
+def pick_jobs(views: Sequence[JobView], pattern: str) -> list[JobView]:
+    """Return the jobs whose label, ``batch/label`` or number matches a glob, in their order."""
+    return [
+        view
+        for view in views
+        if fnmatch.fnmatchcase(view.job.label, pattern)
+        or fnmatch.fnmatchcase(view.job.name, pattern)
+        or str(view.job.index) == pattern
+    ]
+
+
+def _jobs(manifests: Sequence[Manifest]) -> Iterator[Job]:
+    for manifest in manifests:
+        yield from manifest.jobs
+
+
+def _is_decided(job: Job, record: JobRecord | None) -> bool:
+    return record is not None and record.generation >= job.generation
+
+
+def _jobs_wait(number: int) -> str:
+    return "1 job waits" if number == 1 else f"{number} jobs wait"
+
+
+def _notes_on(manifest: Manifest, counts: BatchStatus, retention_s: float) -> Iterator[str]:
+    if not counts.sealed:
+        yield (
+            f"queueing {counts.batch} was not finished: repeat its adr queue to finish it, "
+            f"or adr destroy --batch={counts.batch}"
+        )
+    if counts.unaccounted:
+        yield (
+            f"{counts.unaccounted} jobs of {counts.batch} are neither decided, queued nor running"
+        )
+    age_s = time.time() - manifest.created
+    if age_s > retention_s - _WARN_BEFORE_S:
+        yield (
+            f"{counts.undecided} jobs of {counts.batch} have waited for {age_s / _DAY_S:.0f} days: "
+            f"the queue forgets them after {retention_s / _DAY_S:.0f}"
+        )

@@ -1,0 +1,77 @@
+"""The input bundles of a worker: fetched once for all slots, unpacked once for each."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+from adr.bundle import restore_member, unpack_bundle, unpacked_bytes
+from adr.errors import AdrError
+from adr.keys import bundle_key
+from adr.stores.base import ObjectStore
+from adr.worker.workspace import Workspace
+
+__all__ = ["Bundles", "DiskTooSmall"]
+
+#: Room that a workspace needs beside its inputs.
+_SPARE_BYTES = 64 << 20
+
+
+class DiskTooSmall(AdrError):
+    """Refuse to unpack a bundle that would fill the disk."""
+
+
+class Bundles:
+    """Keep the bundles of the batches that a worker runs.
+
+    Thread-safe.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        Where the bundles are fetched from.
+    directory : Path
+        Where they are kept.
+    """
+
+    def __init__(self, store: ObjectStore, directory: Path) -> None:
+        self._store = store
+        self._directory = directory
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+
+    def unpack(self, batch: str, target: Path) -> Workspace:
+        """Unpack a batch into `target`, which must not exist, fetching it first if need be.
+
+        Raises
+        ------
+        DiskTooSmall
+            If the disk has no room for it.
+        NotFound, ServiceError, AdrError
+            If the bundle is missing, cannot be fetched, or is broken.
+        """
+        bundle = self._fetched(batch)
+        need_bytes = unpacked_bytes(bundle) + _SPARE_BYTES
+        free_bytes = shutil.disk_usage(self._directory).free
+        if need_bytes > free_bytes:
+            raise DiskTooSmall(
+                f"unpacking batch {batch} needs {need_bytes / 1e9:.1f} GB and the disk of "
+                f"{self._directory} has {free_bytes / 1e9:.1f} GB free"
+            )
+        unpack_bundle(bundle, target)
+        workspace = Workspace(target, lambda name: restore_member(bundle, name, target))
+        workspace.snapshot()
+        return workspace
+
+    def _fetched(self, batch: str) -> Path:
+        with self._guard:
+            lock = self._locks.setdefault(batch, threading.Lock())
+        path = self._directory / f"{batch}.zip"
+        with lock:
+            if not path.exists():
+                partial = path.with_suffix(".part")
+                partial.unlink(missing_ok=True)
+                self._store.download(bundle_key(batch), partial)
+                partial.rename(path)
+        return path

@@ -1,0 +1,252 @@
+"""How a slot runs a process and everything it starts, to its very end.
+
+A slot owns one `Launcher`, which owns one child process (`adr.worker.launcher_child`) that
+starts the jobs. One launcher process per slot, so that the kernel itself tells which
+processes belong to which job: all descendants of that process do. It outlives a worker
+that is killed just long enough to kill what runs.
+
+The price is a process of some 9 MB per slot, and that no job is reported with a smaller
+peak memory than that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adr.worker import launcher_child
+from adr.worker.launcher_child import pack, processes, unpack
+
+__all__ = ["Ending", "Launcher"]
+
+# Imported, the child is not compiled at each start. Its folder comes last on the path: no
+# module there can take the place of one of Python's.
+_COMMAND = (
+    *(sys.executable, "-I", "-S", "-c"),
+    "import sys; sys.path.append(sys.argv[1]); "
+    "import launcher_child; launcher_child.main(int(sys.argv[2]))",
+    os.path.dirname(os.path.abspath(launcher_child.__file__)),
+)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Tell how a job's main process ended."""
+
+    #: None where it was ended by a signal or never ran.
+    exit_code: int | None
+    #: Number of the signal that ended it.
+    signal: int | None
+    started_at: float
+    ended_at: float
+    #: Largest resident set of one of its processes, at least that of the launcher.
+    peak_memory_bytes: int
+    #: User and system time of all its processes.
+    cpu_s: float
+    #: ``"timeout"``, ``"order"``, ``"output"`` (the log grew too large), or empty.
+    stopped_by: str
+    #: Why it could not be started or followed, in words; empty where it was.
+    error: str
+
+
+class Launcher:
+    """Run one process after the other, each with all its descendants.
+
+    The launcher process is started on first use, and anew where it died. All methods may be
+    called from any thread; a second `run` waits for the first.
+    """
+
+    def __init__(self) -> None:
+        #: Held by who reads the channel or ends the process.
+        self._turn = threading.Lock()
+        #: Guards the fields below, and sending.
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._running = False
+        self._closed = False
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | os.PathLike[str],
+        env: Mapping[str, str],
+        log_path: str | os.PathLike[str],
+        timeout_s: float | None,
+        term_s: float = 10.0,
+        log_limit_bytes: int = 1 << 30,
+    ) -> Ending:
+        """Run a program and return when it and all its descendants have ended.
+
+        Its standard input is empty; output and errors go, in order, to the log. It leads a
+        process group of its own, with default signal handling. Descendants that are left
+        when the program itself has ended are killed.
+
+        Parameters
+        ----------
+        argv : sequence of str
+            Program, sought in the PATH of `env` unless it contains a slash, and arguments.
+        cwd : path
+            Directory to start in.
+        env : mapping
+            The whole environment.
+        log_path : path
+            File for the output, made or emptied; cut to `log_limit_bytes`.
+        timeout_s : float or None
+            Seconds after which all its processes are sent TERM.
+        term_s : float, optional
+            Seconds between TERM and KILL.
+        log_limit_bytes : int, optional
+            Size of the log beyond which all its processes are killed.
+
+        Returns
+        -------
+        Ending
+            Also where the program could not be started or the launcher died: see `error`.
+        """
+        started_at = time.time()
+        with self._turn:
+            try:
+                request = (
+                    [os.fsencode(each) for each in argv],
+                    os.path.abspath(os.fsencode(cwd)),
+                    {os.fsencode(key): os.fsencode(value) for key, value in env.items()},
+                    os.path.abspath(os.fsencode(log_path)),
+                    timeout_s,
+                    term_s,
+                    log_limit_bytes,
+                )
+                channel = self._begin(pack(request))
+                if channel is None:
+                    return _not_run(started_at, stopped_by="order")
+                return Ending(*_answer(channel))
+            except (EOFError, ConnectionError):
+                fate = self._end()
+                if self._closed:
+                    return _not_run(started_at, stopped_by="order")
+                return _not_run(started_at, error=f"the launcher of the job died ({fate})")
+            except (OSError, ValueError) as error:
+                return _not_run(started_at, error=f"cannot run the job: {error}")
+            except BaseException:
+                # The answer would be taken for that of the next job.
+                self._end()
+                raise
+            finally:
+                with self._lock:
+                    self._running = False
+
+    def stop(self, kill: bool = False) -> bool:
+        """End the running job: TERM to all its processes, KILL after the `term_s` of `run`.
+
+        Does not wait: `run` returns when all is over, with `stopped_by` ``"order"``. Calling
+        again changes nothing, except that `kill` may follow.
+
+        Parameters
+        ----------
+        kill : bool, optional
+            KILL at once.
+
+        Returns
+        -------
+        bool
+            False where no job was running. A job that is about to start is not stopped by
+            it: who means to end whatever comes calls `close`.
+        """
+        with self._lock:
+            if not self._running or self._channel is None:
+                return False
+            with contextlib.suppress(OSError):
+                self._channel.sendall(pack("kill" if kill else "term"))
+            return True
+
+    def close(self) -> None:
+        """Kill what runs, end the launcher process and wait for it; idempotent.
+
+        A `run` in progress, and any later one, returns with `stopped_by` ``"order"``.
+        """
+        with self._lock:
+            self._closed = True
+            if self._channel is not None:
+                with contextlib.suppress(OSError):
+                    self._channel.shutdown(socket.SHUT_RDWR)
+        with self._turn:
+            self._end()
+
+    def _begin(self, request: bytes) -> socket.socket | None:
+        """Send the request to a live launcher process; None where this launcher is closed."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+        with self._lock:
+            if self._closed:
+                return None
+            if self._channel is None:
+                ours, theirs = socket.socketpair()
+                with theirs:
+                    try:
+                        self._process = subprocess.Popen(
+                            [*_COMMAND, str(theirs.fileno())],
+                            stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL,
+                            pass_fds=[theirs.fileno()],
+                            start_new_session=True,
+                        )
+                    except BaseException:
+                        ours.close()
+                        raise
+                self._channel = ours
+            self._channel.sendall(request)
+            self._running = True
+            return self._channel
+
+    def _end(self) -> str:
+        """End the launcher process, which kills what it runs; say what became of it."""
+        with self._lock:
+            process, self._process = self._process, None
+            channel, self._channel = self._channel, None
+        if process is None or channel is None:
+            return ""
+        channel.close()
+        if process.returncode is None:
+            # While it is not waited for, no other session can have its number.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            _end_session(process.pid)
+        code = process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _answer(channel: socket.socket) -> tuple[Any, ...]:
+    buffer = bytearray()
+    while True:
+        data = channel.recv(1 << 16)
+        if not data:
+            raise EOFError
+        buffer += data
+        for answer in unpack(buffer):
+            return tuple(answer)
+
+
+def _end_session(session: int) -> None:
+    """Kill what a launcher that was itself killed has left in its session."""
+    while left := [
+        each.pid
+        for each in processes()
+        if each.session == session and each.pid != session and not each.zombie
+    ]:
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _not_run(started_at: float, *, stopped_by: str = "", error: str = "") -> Ending:
+    return Ending(None, None, started_at, time.time(), 0, 0.0, stopped_by, error)

@@ -1,0 +1,356 @@
+"""The process that starts the jobs of one slot, and sees to it that nothing of them stays.
+
+`adr.worker.launcher` runs `main` in a bare interpreter and talks to it over a socket. This
+module imports a few small ones only, and nothing of adr, because it has to start quickly
+and because its resident memory is the least that the kernel reports as the peak of a job.
+
+It is a child subreaper: whatever a job starts, however it detaches, stays a descendant of
+this process. As it runs one job at a time, the descendants that are left when the job's main
+process has ended belong to that job, and are killed before the answer is given. When the
+socket closes, because the worker closed it or died, all descendants are killed as well, and
+this process leaves.
+
+The messages are marshalled objects behind their length in four bytes: a request is the tuple
+of what `_Launcher.run` takes, ``"term"`` or ``"kill"`` stops the running job, the answer is a
+tuple of the fields of `adr.worker.launcher.Ending`. marshal, since both ends are the same
+interpreter and json would double the time to start.
+
+What cannot be killed: processes of another user (started by sudo). They are left behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import marshal
+import os
+import select
+import signal
+import time
+
+# What typing.TYPE_CHECKING is to a type checker, without the megabyte of typing.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["ProcessInfo", "main", "pack", "processes", "unpack"]
+
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_LOOK_S = 0.25
+_NEVER = float("inf")
+_KIB = 1024
+
+
+class ProcessInfo:
+    """Tell where a process stands among the others."""
+
+    __slots__ = ("group", "parent", "pid", "session", "zombie")
+
+    def __init__(self, pid: int, parent: int, group: int, session: int, zombie: bool) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.group = group
+        self.session = session
+        self.zombie = zombie
+
+
+def processes() -> list[ProcessInfo]:
+    """List all processes that ``/proc`` shows."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fd = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                text = os.read(fd, 4096)
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+            # The name of the program, in parentheses, may contain anything.
+            state, parent, group, session = text[text.rindex(b")") + 1 :].split(None, 4)[:4]
+            found.append(
+                ProcessInfo(int(name), int(parent), int(group), int(session), state in b"ZX")
+            )
+    return found
+
+
+def pack(message: Any) -> bytes:
+    """Return the bytes that carry a message."""
+    body = marshal.dumps(message)
+    return len(body).to_bytes(4, "little") + body
+
+
+def unpack(buffer: bytearray) -> list[Any]:
+    """Take the complete messages off the front of `buffer`."""
+    messages = []
+    while len(buffer) >= 4:
+        end = 4 + int.from_bytes(buffer[:4], "little")
+        if len(buffer) < end:
+            break
+        messages.append(marshal.loads(bytes(buffer[4:end])))
+        del buffer[:end]
+    return messages
+
+
+class _Inbox:
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._buffer = bytearray()
+
+    def read(self) -> list[Any]:
+        """Wait for bytes, and return the messages they complete; EOFError at the end."""
+        try:
+            data = os.read(self.fd, 1 << 16)
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise EOFError
+        self._buffer += data
+        return unpack(self._buffer)
+
+
+class _Reaper:
+    """Collect ended children, and what they have used."""
+
+    def __init__(self) -> None:
+        self.main = 0
+        self.status: int | None = None
+        self.cpu_s = 0.0
+        self.peak_kib = 0
+
+    def reap(self, options: int) -> int:
+        """Collect one child and return its pid, 0 where none has ended, -1 where none is left."""
+        try:
+            pid, status, usage = os.wait4(-1, options)
+        except ChildProcessError:
+            return -1
+        if pid:
+            self.cpu_s += usage.ru_utime + usage.ru_stime
+            self.peak_kib = max(self.peak_kib, usage.ru_maxrss)
+            if pid == self.main and self.status is None:
+                self.status = status
+        return pid
+
+    def end_all(self) -> None:
+        """Kill all descendants, until none is left or none of them can be killed."""
+        while True:
+            while (pid := self.reap(os.WNOHANG)) > 0:
+                pass
+            if pid < 0:
+                return
+            # Children of those who die become ours: they are found in the next round.
+            dying = signal_descendants(signal.SIGKILL)
+            if not dying:
+                return
+            while dying and (pid := self.reap(0)) > 0:
+                dying.discard(pid)
+
+
+def signal_descendants(number: int) -> set[int]:
+    """Send a signal to all descendants; return the direct children who took it.
+
+    Groups are signalled as groups: that is atomic against a fork, and reaches each process
+    once. A group never holds strangers, for none but descendants can join it.
+    """
+    own = os.getpid()
+    children: dict[int, list[ProcessInfo]] = {}
+    for process in processes():
+        children.setdefault(process.parent, []).append(process)
+    descendants: list[ProcessInfo] = []
+    parents = [own]
+    while parents:
+        below = children.pop(parents.pop(), ())
+        descendants += below
+        parents += [process.pid for process in below]
+    for group in {process.group for process in descendants} - {own}:
+        _took(os.killpg, group, number)
+    return {
+        process.pid
+        for process in descendants
+        if (process.group == own or number == signal.SIGKILL)
+        and _took(os.kill, process.pid, number)
+        and process.parent == own
+    }
+
+
+def _took(send: Callable[[int, int], None], target: int, number: int) -> bool:
+    """Send a signal; False where the target has gone or belongs to another user."""
+    try:
+        send(target, number)
+    except OSError:
+        return False
+    return True
+
+
+def _find(name: bytes, env: dict[bytes, bytes]) -> bytes:
+    if b"/" in name:
+        return name
+    path = env.get(b"PATH", os.defpath.encode())
+    for folder in path.split(b":"):
+        candidate = (folder or b".") + b"/" + name
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            return candidate
+    raise FileNotFoundError(f"not found in {os.fsdecode(path)}")
+
+
+class _Launcher:
+    def __init__(self, channel: int) -> None:
+        self._inbox = _Inbox(channel)
+        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._wakeup, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+        self._poll.register(self._wakeup, select.POLLIN)
+        self._signals = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+    def serve(self) -> None:
+        """Run jobs until the worker is gone."""
+        reaper = _Reaper()
+        try:
+            while True:
+                for message in self._inbox.read():
+                    # A stop that crossed the answer of its job concerns nobody.
+                    if isinstance(message, tuple):
+                        reaper = _Reaper()
+                        answer = pack(self.run(reaper, *message))
+                        while answer:
+                            answer = answer[os.write(self._inbox.fd, answer) :]
+        except (EOFError, ConnectionError):
+            pass
+        finally:
+            reaper.end_all()
+
+    def run(
+        self,
+        reaper: _Reaper,
+        argv: list[bytes],
+        cwd: bytes,
+        env: dict[bytes, bytes],
+        log_path: bytes,
+        timeout_s: float | None,
+        term_s: float,
+        log_limit_bytes: int,
+    ) -> tuple[Any, ...]:
+        """Run one job and all it starts to the end; return the fields of its `Ending`."""
+        started_at = time.time()
+        log = -1
+        doing = "enter the directory of the job"
+        try:
+            os.chdir(cwd)
+            doing = "open the log of the job"
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            log = os.open(log_path, flags, 0o600)
+            doing = f"start {os.fsdecode(argv[0])}"
+            reaper.main = self._spawn(argv, env, log)
+        except (OSError, ValueError) as error:
+            if log >= 0:
+                os.close(log)
+            reason = getattr(error, "strerror", None) or str(error)
+            error_text = f"cannot {doing}: {reason}"
+            return (None, None, started_at, time.time(), 0, 0.0, "", error_text)
+        finally:
+            os.chdir("/")
+        try:
+            stopped_by = self._wait(reaper, timeout_s, term_s, log, log_limit_bytes)
+            ended_at = time.time()
+            reaper.end_all()
+            # However short the job was: whether it wrote too much is not a matter of luck.
+            if os.fstat(log).st_size > log_limit_bytes:
+                stopped_by = stopped_by or "output"
+                os.ftruncate(log, log_limit_bytes)
+        finally:
+            os.close(log)
+        assert reaper.status is not None
+        code = os.waitstatus_to_exitcode(reaper.status)
+        return (
+            code if code >= 0 else None,
+            -code if code < 0 else None,
+            started_at,
+            ended_at,
+            reaper.peak_kib * _KIB,
+            reaper.cpu_s,
+            stopped_by,
+            "",
+        )
+
+    def _spawn(self, argv: list[bytes], env: dict[bytes, bytes], log: int) -> int:
+        # Not setsid=True, which pythons built for an old glibc lack: a group is enough,
+        # since this process leads a session without a terminal.
+        return os.posix_spawn(
+            _find(argv[0], env),
+            argv,
+            env,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, self._null, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=self._signals,
+        )
+
+    def _wait(
+        self, reaper: _Reaper, timeout_s: float | None, term_s: float, log: int, limit: int
+    ) -> str:
+        """Wait for the job's main process, stop it where it must be; return why it was."""
+        now = time.monotonic()
+        stopped_by = ""
+        timeout_at = _NEVER if timeout_s is None else now + timeout_s
+        kill_at = _NEVER
+        look_at = now + _LOOK_S
+        while True:
+            wait_s = min(timeout_at, kill_at, look_at) - now
+            order = ""
+            for fd, _ in self._poll.poll(max(0, int(wait_s * 1000) + 1)):
+                if fd == self._wakeup:
+                    os.read(fd, 4096)
+                else:
+                    orders = self._inbox.read()
+                    order = "kill" if "kill" in orders else "term" if orders else ""
+            while reaper.reap(os.WNOHANG) > 0:
+                pass
+            if reaper.status is not None:
+                return stopped_by
+            now = time.monotonic()
+            reason = ""
+            if order:
+                reason = "order"
+            elif now >= timeout_at:
+                reason = "timeout"
+                timeout_at = _NEVER
+            elif now >= look_at:
+                look_at = now + _LOOK_S
+                # A flood of output has to end at once, so this one gets no time to clean up.
+                if os.fstat(log).st_size > limit:
+                    reason, order = "output", "kill"
+            if reason:
+                stopped_by = stopped_by or reason
+                if order == "kill":
+                    kill_at = now
+                elif kill_at == _NEVER:
+                    signal_descendants(signal.SIGTERM)
+                    kill_at = now + term_s
+            if now >= kill_at:
+                signal_descendants(signal.SIGKILL)
+                kill_at = now + 1.0
+
+
+def main(channel: int) -> None:
+    """Serve the worker at the other end of a socket, until it closes."""
+    os.set_inheritable(channel, False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "this system has no child subreapers")
+    # Under a name of its own, a job that calls `pkill python` does not end its launcher.
+    libc.prctl(_PR_SET_NAME, b"adr-launcher", 0, 0, 0)
+    os.chdir("/")
+    _Launcher(channel).serve()

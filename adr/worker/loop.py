@@ -1,0 +1,500 @@
+"""The worker: leases jobs, hands them to its slots, holds on to its leases, and ends well.
+
+Threads, each with one duty: ``receive`` leases, one thread per slot runs, the outbox stores
+and settles, ``keep`` extends leases and gives back those that do not get their turn,
+``heart`` writes the heartbeat and reads the orders. The thread that calls `Worker.run` only
+waits for the end. What they share is small and behind one condition variable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from adr.errors import AdrError, NotFound, RunnerGone, ServiceError, Unavailable
+from adr.models import JobRecord, JobState, Lease, SlotInfo, WorkerInfo
+from adr.orders import Orders, read_orders
+from adr.runner import Runner
+from adr.survey import Survey
+from adr.version import __version__
+from adr.worker.bundles import Bundles, DiskTooSmall
+from adr.worker.outbox import Outbox
+from adr.worker.place import Place, cores
+from adr.worker.slot import Delivery, Limits, Slot, remove_tree
+
+__all__ = ["Worker", "WorkerReport"]
+
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+_ORDERS_S = 10.0
+#: A lease that has not begun after this long goes back to the queue.
+_UNSTARTED_S = 5.0
+#: Prefetch as many jobs as the slots finish in this time.
+_AHEAD_S = 1.0
+_MOST_AHEAD = 100
+_LOOKS = 3
+_BETWEEN_LOOKS_S = 20.0
+_LONGEST_PAUSE_S = 30.0
+_LONGEST_BACKOFF_S = 600.0
+
+
+@dataclass
+class WorkerReport:
+    """Count the jobs that a worker has settled."""
+
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+@dataclass
+class _Turn:
+    """What one slot is at: a lease, and since when it runs (None before)."""
+
+    slot: Slot
+    lease: Lease
+    started_at: float | None = None
+
+
+class Worker:
+    """Process the jobs of a runner in this process.
+
+    Parameters
+    ----------
+    runner : Runner
+        The runner, opened for `worker`.
+    worker : str
+        Id of this worker; no other process ever had it.
+    workingdir : Path
+        Where the worker makes its own directory.
+    slots : int, optional
+        How many jobs run at once; without, as many as there are cores.
+    stop_on_empty : bool, optional
+        Leave when the queue is proved to be empty.
+    most_jobs : int, optional
+        Leave after so many jobs, and when there is none to lease.
+    limits : Limits, optional
+        Bounds for jobs.
+    on_settled : callable, optional
+        Called with each record once it is durable, from another thread.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        worker: str,
+        workingdir: Path,
+        *,
+        slots: int | None = None,
+        stop_on_empty: bool = False,
+        most_jobs: int | None = None,
+        limits: Limits | None = None,
+        on_settled: Callable[[JobRecord], None] | None = None,
+    ) -> None:
+        self._runner = runner
+        self._worker = worker
+        self._workingdir = workingdir
+        self._slots = slots or cores()
+        self._stop_on_empty = stop_on_empty
+        self._left = most_jobs
+        self._limits = limits or Limits()
+        self._on_settled = on_settled
+        self._outbox = Outbox(runner, self._settled, self._is_idle, self._leave)
+        self._survey = Survey(runner)
+        self._started_at = time.time()
+        self.report = WorkerReport()
+        self._changed = threading.Condition()
+        self._ready: deque[tuple[float, Lease]] = deque()
+        self._turns: dict[int, _Turn] = {}
+        self._lost: set[str] = set()
+        self._orders = Orders()
+        self._job_s: float | None = None
+        self._looks: list[float] = []
+        #: Set when no more jobs are to be leased.
+        self._ending = threading.Event()
+        #: Set when running jobs are to be ended as well.
+        self._dropping = threading.Event()
+        #: Set when nothing is left to be kept alive.
+        self._over = threading.Event()
+
+    @property
+    def running(self) -> int:
+        """Return how many jobs run now."""
+        return len(self._turns)
+
+    def run(self) -> WorkerReport:
+        """Work until `stop` is called, the runner is gone, or the queue is proved empty.
+
+        Raises
+        ------
+        UsageError
+            If the working directory cannot be used.
+        RunnerGone, ServiceError
+            If the runner cannot be reached at the start.
+        """
+        self._orders = read_orders(self._runner.store)
+        if self._orders.destroyed:
+            raise RunnerGone(f"the runner {self._runner.id} has been destroyed")
+        self._runner.ledger.send([])
+        self._place = Place(self._workingdir, self._worker)
+        bundles = Bundles(self._runner.store, self._place.path / "bundles")
+        slots = [
+            Slot(
+                number,
+                self._place.path / f"slot-{number}",
+                bundles,
+                self._worker,
+                self._runner.id,
+                self._limits,
+            )
+            for number in range(1, self._slots + 1)
+        ]
+        self._outbox.start()
+        threads = [
+            threading.Thread(target=self._run_slot, args=(slot,), name=f"slot-{slot.number}")
+            for slot in slots
+        ]
+        keepers = [
+            threading.Thread(target=self._keep_leases, name="keep", daemon=True),
+            threading.Thread(target=self._heart, name="heart", daemon=True),
+        ]
+        receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
+        for thread in (*keepers, *threads, receiver):
+            thread.start()
+        self._ending.wait()
+        self._drain(slots, threads)
+        self._outbox.close()
+        self._over.set()
+        for thread in keepers:
+            thread.join()
+        try:
+            self._runner.roster.leave(self._worker)
+        except AdrError as error:
+            _log.debug("the heartbeat stays behind: %s", error)
+        self._place.remove()
+        return self.report
+
+    def stop(self) -> None:
+        """Lease nothing more, end the jobs, give their leases back; from any thread."""
+        self._dropping.set()
+        self._ending.set()
+
+    def _leave(self) -> None:
+        """End because the runner is gone: drop everything and write nothing more."""
+        self._outbox.abandon()
+        self.stop()
+
+    def _drain(self, slots: list[Slot], threads: list[threading.Thread]) -> None:
+        """Give back what has not begun, and wait until the slots are empty."""
+        with self._changed:
+            unstarted = [lease for _, lease in self._ready]
+            self._ready.clear()
+            self._changed.notify_all()
+        self._release(unstarted)
+        while any(thread.is_alive() for thread in threads):
+            if self._dropping.is_set():
+                with self._changed:
+                    for turn in self._turns.values():
+                        turn.slot.stop()
+            for thread in threads:
+                thread.join(_TICK_S)
+        for slot in slots:
+            slot.close()
+
+    def _receive_all(self) -> None:
+        pause_s = _TICK_S
+        while not self._ending.is_set():
+            with self._changed:
+                wanted = self._wanted()
+                if wanted <= 0:
+                    if self._left == 0 and not self._turns and not self._ready:
+                        self._ending.set()
+                    else:
+                        self._changed.wait(_TICK_S)
+                    continue
+            try:
+                leases = self._runner.ledger.receive(wanted, self._patience_s())
+                if not leases and (self._left is not None or self._is_finished()):
+                    self._ending.set()
+                pause_s = _TICK_S
+            except RunnerGone as error:
+                _log.warning("%s", error)
+                self._leave()
+                return
+            except ServiceError as error:
+                _log.warning("%s; trying again in %.0f s", error, pause_s)
+                self._ending.wait(pause_s)
+                pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+                continue
+            except Exception:
+                _log.exception("leasing failed; trying again in %.0f s", _LONGEST_PAUSE_S)
+                self._ending.wait(_LONGEST_PAUSE_S)
+                continue
+            self._take(leases)
+            if self._left is not None:
+                self._left -= len(leases)
+
+    def _take(self, leases: list[Lease]) -> None:
+        """Put leases in front of the slots, or away if they are not wanted any more."""
+        if leases:
+            self._looks.clear()
+        called_off = [lease for lease in leases if self._is_called_off(lease)]
+        for lease in called_off:
+            self._outbox.settle(lease, self._cancelled(lease))
+        wanted = [lease for lease in leases if lease not in called_off]
+        with self._changed:
+            if not self._ending.is_set():
+                now = time.monotonic()
+                self._ready.extend((now, lease) for lease in wanted)
+                self._changed.notify_all()
+                return
+        self._release(wanted)
+
+    def _wanted(self) -> int:
+        ahead = 0
+        if self._job_s is not None and self._job_s < _AHEAD_S:
+            ahead = min(_MOST_AHEAD, int(self._slots * _AHEAD_S / max(self._job_s, 0.001)))
+        wanted = self._slots + ahead - len(self._turns) - len(self._ready)
+        return wanted if self._left is None else min(wanted, self._left)
+
+    def _patience_s(self) -> float:
+        if not self._stop_on_empty and self._left is None:
+            return self._runner.ledger.poll_s
+        return min(self._runner.ledger.poll_s, 1.0 if self._is_idle() else 5.0)
+
+    def _is_idle(self) -> bool:
+        """Tell whether no job runs or is about to."""
+        with self._changed:
+            return not self._turns and not self._ready
+
+    def _is_finished(self) -> bool:
+        """Tell whether the queue is proved to be empty and this worker is to leave then."""
+        if not self._stop_on_empty or not self._is_idle() or not self._outbox.is_empty:
+            return False
+        depth = self._runner.ledger.depth()
+        if depth.exact or not depth.empty:
+            return depth.empty
+        if self._survey.manifests() and self._survey.is_decided():
+            return True
+        # Counts of SQS are approximate: only looks that agree over a minute prove anything.
+        now = time.monotonic()
+        if not self._looks or now - self._looks[-1] >= _BETWEEN_LOOKS_S:
+            self._looks.append(now)
+        return len(self._looks) > _LOOKS and not self._survey.is_being_queued()
+
+    def _run_slot(self, slot: Slot) -> None:
+        while True:
+            with self._changed:
+                while not self._ready and not self._ending.is_set():
+                    self._changed.wait()
+                if not self._ready:
+                    return
+                _, lease = self._ready.popleft()
+                self._turns[slot.number] = _Turn(slot, lease)
+                self._changed.notify_all()
+            staging = self._place.path / "outbox" / lease.attempt
+            try:
+                retire = self._work(slot, lease, staging)
+            except RunnerGone:
+                self._leave()
+                return
+            except Exception as error:
+                if not isinstance(error, Unavailable):
+                    _log.exception("slot %d could not run %s", slot.number, lease.job.name)
+                retire = False
+                remove_tree(staging)
+                self._release([lease], delay_s=_UNSTARTED_S)
+            finally:
+                with self._changed:
+                    self._turns.pop(slot.number, None)
+                    self._lost.discard(lease.attempt)
+                    if retire:
+                        self._slots -= 1
+                    self._changed.notify_all()
+            if retire:
+                return
+
+    def _work(self, slot: Slot, lease: Lease, staging: Path) -> bool:
+        """Run one job and hand on what it left; return whether the slot has to retire."""
+        began = time.monotonic()
+        try:
+            slot.prepare(lease)
+        except DiskTooSmall as error:
+            if self._slots > 1:
+                _log.warning("%s: going on with %d slots", error, self._slots - 1)
+                self._release([lease])
+                return True
+            self._outbox.put(slot.refuse(lease, staging, str(error)))
+            return False
+        except Unavailable:
+            raise
+        except (AdrError, OSError) as error:
+            reason = f"its inputs cannot be had: {error}"
+            if isinstance(error, NotFound) and self._is_called_off(lease):
+                self._outbox.settle(lease, self._cancelled(lease))
+            else:
+                self._outbox.put(slot.refuse(lease, staging, reason))
+            return False
+        if self._dropping.is_set() or self._is_called_off(lease):
+            self._give_up(lease)
+            return False
+        if not self._runner.ledger.start([lease]):
+            return False
+        with self._changed:
+            self._turns[slot.number].started_at = time.time()
+        delivery = slot.run(lease, staging)
+        self._learn(time.monotonic() - began)
+        if delivery is None:
+            self._give_up(lease)
+        elif self._is_to_repeat(delivery):
+            remove_tree(staging)
+            backoff_s = min(_LONGEST_BACKOFF_S, 2.0 ** min(lease.failures, 10))
+            delay_s = backoff_s * random.uniform(0.75, 1.25)
+            self._release([lease], delay_s=delay_s, failed=True)
+        else:
+            self._outbox.put(delivery)
+        return False
+
+    def _learn(self, job_s: float) -> None:
+        self._job_s = job_s if self._job_s is None else 0.8 * self._job_s + 0.2 * job_s
+
+    @staticmethod
+    def _is_to_repeat(delivery: Delivery) -> bool:
+        lease = delivery.lease
+        failed = delivery.record.state is JobState.FAILED
+        return failed and lease.failures + 1 < lease.job.attempts
+
+    def _give_up(self, lease: Lease) -> None:
+        """Deal with the lease of a job that was ended before it was done."""
+        if lease.attempt in self._lost:
+            _log.warning("the lease of %s was lost; its run is dropped", lease.job.name)
+        elif self._is_called_off(lease):
+            self._outbox.settle(lease, self._cancelled(lease))
+        else:
+            self._release([lease])
+
+    def _release(self, leases: list[Lease], delay_s: float = 0, failed: bool = False) -> None:
+        if not leases:
+            return
+        try:
+            self._runner.ledger.release(leases, delay_s=delay_s, failed=failed)
+        except AdrError as error:
+            _log.warning("%d leases end by themselves: %s", len(leases), error)
+
+    def _is_called_off(self, lease: Lease) -> bool:
+        return lease.job.batch in self._orders.destroyed_batches
+
+    def _cancelled(self, lease: Lease) -> JobRecord:
+        job = lease.job
+        return JobRecord(
+            batch=job.batch,
+            index=job.index,
+            label=job.label,
+            generation=job.generation,
+            attempt=lease.attempt,
+            state=JobState.CANCELLED,
+            reason="its batch was destroyed",
+            leased_at=lease.leased_at,
+            ended_at=time.time(),
+            host=socket.gethostname(),
+            worker=self._worker,
+        )
+
+    def _settled(self, record: JobRecord) -> None:
+        name = record.state.value
+        setattr(self.report, name, getattr(self.report, name) + 1)
+        if self._on_settled:
+            self._on_settled(record)
+
+    def _keep_leases(self) -> None:
+        """Extend what runs or waits to be settled; give back what does not get its turn."""
+        while not self._over.wait(_TICK_S):
+            with self._changed:
+                stale_before = time.monotonic() - _UNSTARTED_S
+                stale = [lease for since, lease in self._ready if since < stale_before]
+                for _ in stale:
+                    self._ready.popleft()
+                running = [turn.lease for turn in self._turns.values()]
+            self._release(stale)
+            held = {lease.attempt: lease for lease in (*self._outbox.leases(), *running)}
+            try:
+                if held:
+                    kept = self._runner.ledger.extend(list(held.values()))
+                    self._drop_all_but({lease.attempt for lease in kept}, running)
+            except RunnerGone:
+                self._leave()
+            except AdrError as error:
+                _log.warning("could not extend leases: %s", error)
+            except Exception:
+                _log.exception("could not extend leases")
+
+    def _drop_all_but(self, kept: set[str], running: list[Lease]) -> None:
+        for lease in running:
+            if lease.attempt not in kept:
+                with self._changed:
+                    for turn in self._turns.values():
+                        # The slot may be at its next job by now, which is not to be ended.
+                        if turn.lease.attempt == lease.attempt:
+                            self._lost.add(lease.attempt)
+                            turn.slot.stop(kill=True)
+
+    def _heart(self) -> None:
+        """Write the heartbeat when it is due, soon after a change; read the orders."""
+        shortest_s, usual_s = self._runner.heartbeat_s
+        beat_at, orders_at, told = 0.0, time.monotonic() + _ORDERS_S, None
+        while not self._over.wait(_TICK_S):
+            now = time.monotonic()
+            running = self._running_now()
+            age_s = now - beat_at
+            try:
+                if age_s >= usual_s or (age_s >= shortest_s and running != told):
+                    self._runner.roster.beat(self._info(running))
+                    beat_at, told = now - random.uniform(0, usual_s / 10), running
+                if now >= orders_at:
+                    self._obey(read_orders(self._runner.store))
+                    orders_at = now + _ORDERS_S
+            except RunnerGone:
+                self._leave()
+            except AdrError as error:
+                _log.warning("%s", error)
+            except Exception:
+                _log.exception("could not write the heartbeat")
+
+    def _running_now(self) -> tuple[SlotInfo, ...]:
+        with self._changed:
+            return tuple(
+                SlotInfo(*turn.lease.job.id, turn.lease.attempt, turn.started_at)
+                for turn in self._turns.values()
+                if turn.started_at is not None
+            )
+
+    def _info(self, running: tuple[SlotInfo, ...]) -> WorkerInfo:
+        report = self.report
+        return WorkerInfo(
+            worker=self._worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slots=self._slots,
+            started_at=self._started_at,
+            adr_version=__version__,
+            done=report.succeeded + report.failed + report.cancelled,
+            running=running,
+        )
+
+    def _obey(self, orders: Orders) -> None:
+        self._orders = orders
+        if orders.destroyed:
+            self._leave()
+        with self._changed:
+            for turn in self._turns.values():
+                if self._is_called_off(turn.lease):
+                    turn.slot.stop()

@@ -1,0 +1,214 @@
+"""What comes after a job: its results are uploaded, then its record is made durable.
+
+In this order and no other: results in the store → record in the ledger → job removed. The
+uploads of several jobs run side by side; their outcomes are settled in groups, because a
+group costs hardly more than one. Until then the leases are held on to (`leases`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from adr.errors import AdrError, RunnerGone, ServiceError, Unavailable
+from adr.keys import log_key, result_key
+from adr.models import JobRecord, JobState, Lease, Outcome, ResultFile
+from adr.runner import Runner
+from adr.transfer import store_files
+from adr.worker.slot import Delivery, remove_tree
+
+__all__ = ["Outbox"]
+
+_log = logging.getLogger(__name__)
+
+_UPLOADERS = 16
+_WAITING_DELIVERIES = 256
+_GROUP = 200
+_LONGEST_PAUSE_S = 30.0
+_CHUNK_BYTES = 1 << 20
+
+
+class Outbox:
+    """Store deliveries and settle them, in threads of its own.
+
+    Parameters
+    ----------
+    runner : Runner
+        Whose store and ledger these go to.
+    on_settled : callable
+        Called with each record once it is durable, from the settling thread.
+    is_idle : callable
+        Tells whether the worker has nothing else to do, so that waiting for more is no use.
+    on_gone : callable
+        Called once if the runner turns out to be destroyed.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        on_settled: Callable[[JobRecord], None],
+        is_idle: Callable[[], bool],
+        on_gone: Callable[[], None],
+    ) -> None:
+        self._runner = runner
+        self._on_settled = on_settled
+        self._is_idle = is_idle
+        self._on_gone = on_gone
+        self._uploads = ThreadPoolExecutor(_UPLOADERS, "upload")
+        self._room = threading.BoundedSemaphore(_WAITING_DELIVERIES)
+        self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self._guard = threading.Lock()
+        self._leases: dict[str, Lease] = {}
+        self._uploading = 0
+        self._abandoned = threading.Event()
+        self._settler = threading.Thread(target=self._settle_all, name="settle", daemon=True)
+
+    def start(self) -> None:
+        """Begin to settle."""
+        self._settler.start()
+
+    def put(self, delivery: Delivery) -> None:
+        """Take a delivery; blocks while too many wait."""
+        self._room.acquire()
+        with self._guard:
+            self._leases[delivery.lease.attempt] = delivery.lease
+            self._uploading += 1
+        self._uploads.submit(self._upload, delivery)
+
+    def settle(self, lease: Lease, record: JobRecord) -> None:
+        """Take a record that has no files."""
+        self._room.acquire()
+        with self._guard:
+            self._leases[lease.attempt] = lease
+        self._outcomes.put(Outcome(lease, record))
+
+    def leases(self) -> list[Lease]:
+        """Return the leases that are not settled yet."""
+        with self._guard:
+            return list(self._leases.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether everything is settled."""
+        with self._guard:
+            return not self._leases
+
+    def close(self) -> None:
+        """Finish everything and end the threads; blocks for as long as the services are away."""
+        self._uploads.shutdown()
+        self._outcomes.put(None)
+        self._settler.join()
+
+    def abandon(self) -> None:
+        """Store and settle nothing more, from any thread."""
+        self._abandoned.set()
+
+    def _upload(self, delivery: Delivery) -> None:
+        record = delivery.record
+        try:
+            record = self._stored(delivery)
+        except Exception as error:
+            if not isinstance(error, AdrError):
+                _log.exception("storing the results of %s failed", delivery.lease.job.name)
+            reason = f"its results could not be stored: {error}"
+            record = replace(record, state=JobState.FAILED, reason=record.reason or reason)
+        finally:
+            with self._guard:
+                self._uploading -= 1
+            self._outcomes.put(Outcome(delivery.lease, record))
+            remove_tree(delivery.folder)
+
+    def _stored(self, delivery: Delivery) -> JobRecord:
+        job, attempt = delivery.lease.job, delivery.lease.attempt
+        results, files = [], []
+        for path, name in delivery.files:
+            state = path.stat()
+            results.append(
+                ResultFile(name, state.st_size, _digest(path), stat.S_IMODE(state.st_mode))
+            )
+            files.append((path, result_key(job.batch, job.index, attempt, name)))
+        log = None
+        if delivery.log is not None:
+            log = log_key(job.batch, job.index, attempt)
+            files.append((delivery.log, log))
+        self._again_and_again(
+            lambda: store_files(self._runner.store, files, move=True), while_=Unavailable
+        )
+        return replace(delivery.record, results=tuple(results), log=log, stored_at=time.time())
+
+    def _settle_all(self) -> None:
+        ended = False
+        while not ended:
+            group: list[Outcome] = []
+            until = None
+            while len(group) < _GROUP:
+                try:
+                    outcome = self._outcomes.get(timeout=self._patience(until))
+                except queue.Empty:
+                    if until is None or (time.monotonic() < until and not self._nothing_comes()):
+                        continue
+                    break
+                if outcome is None:
+                    ended = True
+                    break
+                group.append(outcome)
+                until = until or time.monotonic() + self._runner.ledger.settle_within_s
+            if group:
+                self._settle(group)
+
+    @staticmethod
+    def _patience(until: float | None) -> float:
+        if until is None:
+            return 1.0
+        return max(0.0, min(0.02, until - time.monotonic()))
+
+    def _nothing_comes(self) -> bool:
+        with self._guard:
+            uploading = self._uploading
+        return not uploading and self._outcomes.empty() and self._is_idle()
+
+    def _settle(self, group: list[Outcome]) -> None:
+        try:
+            self._again_and_again(lambda: self._runner.ledger.settle(group), while_=ServiceError)
+            settled = True
+        except RunnerGone:
+            self.abandon()
+            self._on_gone()
+            settled = False
+        except Exception:
+            _log.exception("%d outcomes could not be recorded: their jobs run again", len(group))
+            settled = False
+        for outcome in group:
+            with self._guard:
+                self._leases.pop(outcome.lease.attempt, None)
+            self._room.release()
+            if settled:
+                self._on_settled(outcome.record)
+
+    def _again_and_again(self, step: Callable[[], None], while_: type[AdrError]) -> None:
+        """Repeat a step for as long as it fails in this way and this worker goes on."""
+        pause_s = 0.5
+        while not self._abandoned.is_set():
+            try:
+                return step()
+            except while_ as error:
+                _log.warning("%s; trying again in %.0f s", error, pause_s)
+                self._abandoned.wait(pause_s)
+                pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+        raise RunnerGone("this worker has been ended")
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

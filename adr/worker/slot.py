@@ -1,0 +1,289 @@
+"""One slot of a worker: a thread, a launcher and workspaces; runs one job after the other.
+
+What a slot hands on is a `Delivery`: the record of an attempt so far, and the files that are
+to be stored for it, moved out of the workspace. So the slot's next job computes while the
+results of the last one are uploaded (`adr.worker.outbox`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adr.errors import AdrError
+from adr.models import Job, JobRecord, JobState, Lease
+from adr.worker.bundles import Bundles
+from adr.worker.launcher import Ending, Launcher
+from adr.worker.script import job_script
+from adr.worker.workspace import Changes, Workspace
+
+__all__ = ["Delivery", "Limits", "Slot"]
+
+_log = logging.getLogger(__name__)
+
+#: As much of the end of a job's output travels in its record.
+TAIL_BYTES = 2048
+_KEPT_WORKSPACES = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bound what a job may do to its worker."""
+
+    #: Seconds between TERM and KILL.
+    term_s: float = 10.0
+    #: Largest output of one job.
+    log_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Hold what is left to store of an attempt that has ended."""
+
+    lease: Lease
+    record: JobRecord
+    #: Folder of its own for these files; removed once they are stored.
+    folder: Path
+    #: Staged file and name of each result.
+    files: tuple[tuple[Path, str], ...] = ()
+    #: The whole output, where it is longer than the tail in the record.
+    log: Path | None = None
+
+
+class Slot:
+    """Run jobs one at a time.
+
+    Parameters
+    ----------
+    number : int
+        Number of the slot, from 1.
+    directory : Path
+        Place of the slot's workspaces, made here.
+    bundles : Bundles
+        Where workspaces come from.
+    worker : str
+        Id of the worker.
+    runner_id : str
+        Id of the runner, for the environment of jobs.
+    limits : Limits
+        Bounds for jobs.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        directory: Path,
+        bundles: Bundles,
+        worker: str,
+        runner_id: str,
+        limits: Limits,
+    ) -> None:
+        self.number = number
+        self._directory = directory
+        self._bundles = bundles
+        self._worker = worker
+        self._runner_id = runner_id
+        self._limits = limits
+        self._launcher = Launcher()
+        self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
+
+    def prepare(self, lease: Lease) -> None:
+        """Have the workspace of a job's batch ready; see `Bundles.unpack` for the errors."""
+        batch = lease.job.batch
+        if batch in self._workspaces:
+            self._workspaces.move_to_end(batch)
+            return
+        while len(self._workspaces) >= _KEPT_WORKSPACES:
+            old, _ = self._workspaces.popitem(last=False)
+            remove_tree(self._directory / old)
+        self._directory.mkdir(exist_ok=True)
+        remove_tree(self._directory / batch)
+        self._workspaces[batch] = self._bundles.unpack(batch, self._directory / batch)
+
+    def run(self, lease: Lease, staging: Path) -> Delivery | None:
+        """Run a job whose workspace is ready, and put the workspace back as it was.
+
+        Parameters
+        ----------
+        staging : Path
+            A folder that does not exist, for the files of the delivery.
+
+        Returns
+        -------
+        Delivery or None
+            None where the job was ended because `stop` was called.
+        """
+        job = lease.job
+        workspace = self._workspaces[job.batch]
+        staging.mkdir()
+        log = staging / "log"
+        ending = self._launch(job, lease, workspace.directory, log)
+        try:
+            changes = workspace.changes()
+            files: tuple[tuple[Path, str], ...] = ()
+            problem = ""
+            if ending.stopped_by != "order":
+                try:
+                    files = _stage(workspace.directory, staging, changes, job.store)
+                except OSError as error:
+                    problem = f"its results could not be kept: {error.strerror or error}"
+            workspace.restore(changes)
+        except (OSError, AdrError) as error:
+            _log.warning("the workspace of %s has to be made anew: %s", job.name, error)
+            problem = f"its workspace could not be put back: {error}"
+            self._workspaces.pop(job.batch, None)
+            remove_tree(workspace.directory)
+        if ending.stopped_by == "order":
+            remove_tree(staging)
+            return None
+        record = self._record(lease, ending, problem)
+        tail, length = _tail(log)
+        return Delivery(
+            lease,
+            replace(record, tail=tail),
+            staging,
+            files,
+            log if length > TAIL_BYTES else None,
+        )
+
+    def refuse(self, lease: Lease, staging: Path, reason: str) -> Delivery:
+        """Return the delivery of a job that cannot be run."""
+        staging.mkdir(exist_ok=True)
+        return Delivery(lease, self._base(lease, JobState.FAILED, reason), staging)
+
+    def stop(self, kill: bool = False) -> None:
+        """End the job that runs, from any thread; TERM first unless `kill`."""
+        self._launcher.stop(kill)
+
+    def close(self) -> None:
+        """End the launcher and whatever it still runs."""
+        self._launcher.close()
+
+    def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
+        script = self._directory / "run.sh"
+        script.write_bytes(os.fsencode(job_script(job)))
+        environment = {
+            **os.environ,
+            **dict(job.env),
+            "ADR_RUNNER": self._runner_id,
+            "ADR_BATCH": job.batch,
+            "ADR_JOB": job.label,
+            "ADR_INDEX": str(job.index),
+            "ADR_COUNT": str(job.count),
+            "ADR_ATTEMPT": lease.attempt,
+            "ADR_SLOT": str(self.number),
+        }
+        return self._launcher.run(
+            ["bash", str(script)],
+            cwd=directory,
+            env=environment,
+            log_path=log,
+            timeout_s=job.timeout_s,
+            term_s=self._limits.term_s,
+            log_limit_bytes=self._limits.log_bytes,
+        )
+
+    def _record(self, lease: Lease, ending: Ending, problem: str) -> JobRecord:
+        reason = self._reason(lease.job, ending) or problem
+        state = JobState.FAILED if reason else JobState.SUCCEEDED
+        return replace(
+            self._base(lease, state, reason),
+            exit_code=ending.exit_code,
+            signal=ending.signal,
+            started_at=ending.started_at,
+            ended_at=ending.ended_at,
+            peak_memory_bytes=ending.peak_memory_bytes,
+            cpu_s=ending.cpu_s,
+        )
+
+    def _base(self, lease: Lease, state: JobState, reason: str) -> JobRecord:
+        job = lease.job
+        return JobRecord(
+            batch=job.batch,
+            index=job.index,
+            label=job.label,
+            generation=job.generation,
+            attempt=lease.attempt,
+            state=state,
+            reason=reason,
+            leased_at=lease.leased_at,
+            ended_at=time.time(),
+            host=socket.gethostname(),
+            worker=self._worker,
+            slot=self.number,
+        )
+
+    def _reason(self, job: Job, ending: Ending) -> str:
+        """Say why a run did not succeed; empty where it did."""
+        if ending.error:
+            return ending.error
+        if ending.stopped_by == "timeout":
+            return f"ran longer than its time limit of {job.timeout_s:g} s"
+        if ending.stopped_by == "output":
+            return f"wrote more than {self._limits.log_bytes} bytes of output"
+        if ending.signal is not None:
+            return f"killed by {_signal_name(ending.signal)}"
+        if not ending.exit_code:
+            return ""
+        # bash reports a command killed by signal n as exit code 128 + n.
+        by = f" ({_signal_name(ending.exit_code - 128)})" if ending.exit_code > 128 else ""
+        return f"exit code {ending.exit_code}{by}"
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory tree, also where a job took away its permissions."""
+    if path.is_symlink() or not path.is_dir():
+        return
+    path.chmod(0o700)
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = Path(folder, name)
+            if not inner.is_symlink():
+                inner.chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _stage(
+    directory: Path, staging: Path, changes: Changes, patterns: Sequence[str]
+) -> tuple[tuple[Path, str], ...]:
+    """Take the results out of a workspace: new files are moved, changed inputs copied."""
+    chosen = [re.compile(pattern) for pattern in patterns]
+    staged: list[tuple[Path, str]] = []
+    created = set(changes.created)
+    for name in sorted([*changes.created, *changes.changed]):
+        if chosen and not any(pattern.search(name) for pattern in chosen):
+            continue
+        source, target = directory / name, staging / str(len(staged))
+        if name in created and not source.is_symlink():
+            source.rename(target)
+        else:
+            shutil.copy2(source, target)
+        staged.append((target, name))
+    return tuple(staged)
+
+
+def _tail(log: Path) -> tuple[str, int]:
+    """Return the end of an output, undecodable bytes as surrogates, and its length."""
+    try:
+        with log.open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - TAIL_BYTES))
+            return file.read().decode("utf-8", "surrogateescape"), length
+    except OSError:
+        return "", 0

@@ -1,0 +1,194 @@
+"""Look at, open up and remove directory trees that a job has left, whatever it did to them.
+
+Directories are opened relative to one another and never through a link, so that a link that
+leads out of the tree is no danger, nor is a tree deeper than the kernel's longest path, a
+directory without permissions, or a name of any bytes. Nothing may move in the tree meanwhile.
+Used by `adr.worker.workspace`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["OPEN", "Entry", "open_tree", "opened", "remove", "remove_tree", "set_modes", "walk"]
+
+#: What the owner needs to look at and change a directory.
+OPEN = stat.S_IRWXU
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Characters, of at most 4 bytes each: Linux takes paths of 4,096 bytes.
+_LONGEST = 1000
+
+
+class Entry(NamedTuple):
+    """Tell one state of a name from another; what says nothing for its type is 0."""
+
+    mode: int
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
+    target: str = ""
+
+    @property
+    def is_dir(self) -> bool:
+        """Tell whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Tell whether it is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Tell whether it is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+    @property
+    def permissions(self) -> int:
+        """Return what chmod sets."""
+        return stat.S_IMODE(self.mode)
+
+    @classmethod
+    def of(cls, status: os.stat_result, target: str = "") -> Entry:
+        """Make an entry of what lstat and readlink say."""
+        if stat.S_ISREG(status.st_mode):
+            return cls(
+                status.st_mode,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_ino,
+            )
+        return cls(status.st_mode, target=target)
+
+
+@contextmanager
+def open_tree(directory: Path) -> Iterator[int]:
+    """Open the top of a tree, for the other functions here."""
+    mode = os.lstat(directory).st_mode
+    if stat.S_ISDIR(mode) and mode & OPEN != OPEN:
+        os.chmod(directory, stat.S_IMODE(mode) | OPEN)
+    root = os.open(directory, _FLAGS)
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+@contextmanager
+def opened(root: int, folder: str) -> Iterator[int]:
+    """Open a directory of a tree; a path longer than the kernel takes is gone in parts."""
+    fd = root
+    rest = folder or "."
+    try:
+        while rest:
+            end = len(rest) if len(rest) <= _LONGEST else rest.rindex("/", 0, _LONGEST)
+            step, rest = rest[:end], rest[end + 1 :]
+            above, fd = fd, os.open(step, _FLAGS, dir_fd=fd)
+            if above != root:
+                os.close(above)
+        yield fd
+    finally:
+        if fd != root:
+            os.close(fd)
+
+
+def set_modes(root: int, modes: Mapping[str, int], *, outermost_first: bool = False) -> None:
+    """Set the permissions of files and directories, by default from the inside out."""
+    for name in sorted(modes, reverse=not outermost_first):
+        if name:
+            folder, _, base = name.rpartition("/")
+            with opened(root, folder) as fd:
+                os.chmod(base, modes[name], dir_fd=fd)
+        else:
+            os.fchmod(root, modes[name])
+
+
+def walk(root: int, forced: dict[str, int]) -> Iterator[tuple[str, list[tuple[str, Entry]]]]:
+    """Yield each directory of a tree with its entries, a directory before those within it.
+
+    Directories that their owner may not list are opened up; their names and permissions
+    are added to `forced`.
+    """
+    folders = [("", OPEN)]
+    while folders:
+        folder, mode = folders.pop()
+        if mode & OPEN != OPEN:
+            forced[folder] = mode
+            set_modes(root, {folder: mode | OPEN})
+        entries = []
+        with opened(root, folder) as fd, os.scandir(fd) as listing:
+            for each in listing:
+                status = each.stat(follow_symlinks=False)
+                kind = stat.S_IFMT(status.st_mode)
+                target = os.readlink(each.name, dir_fd=fd) if kind == stat.S_IFLNK else ""
+                entries.append((each.name, Entry.of(status, target)))
+                if kind == stat.S_IFDIR:
+                    inner = f"{folder}/{each.name}" if folder else each.name
+                    folders.append((inner, stat.S_IMODE(status.st_mode)))
+        yield folder, entries
+
+
+def remove_tree(path: Path) -> None:
+    """Remove whatever is at `path`; nothing there is no error."""
+    with suppress(FileNotFoundError):
+        remove(None, os.fspath(path))
+
+
+def remove(parent: int | None, name: str) -> None:
+    """Remove whatever has that name in an open directory, or is at that path.
+
+    Inner directories are first moved to the top of the tree and emptied there, so the depth
+    of the tree does not matter.
+
+    Raises
+    ------
+    OSError
+        If something is immutable, a mount point, or not ours. What can be removed is gone.
+    """
+    mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    if not stat.S_ISDIR(mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    if mode & OPEN != OPEN:
+        os.chmod(name, OPEN, dir_fd=parent)
+    top = os.open(name, _FLAGS, dir_fd=parent)
+    try:
+        folders = _empty(top)
+        while folders:
+            folder = folders.pop()
+            fd = os.open(folder, _FLAGS, dir_fd=top)
+            try:
+                for inner in _empty(fd):
+                    moved = secrets.token_hex(8)
+                    os.rename(inner, moved, src_dir_fd=fd, dst_dir_fd=top)
+                    folders.append(moved)
+            finally:
+                os.close(fd)
+            os.rmdir(folder, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _empty(fd: int) -> list[str]:
+    """Remove all but directories from a directory; return those, opened up."""
+    folders = []
+    with os.scandir(fd) as listing:
+        entries = list(listing)
+    for each in entries:
+        if not each.is_dir(follow_symlinks=False):
+            os.unlink(each.name, dir_fd=fd)
+            continue
+        if each.stat(follow_symlinks=False).st_mode & OPEN != OPEN:
+            os.chmod(each.name, OPEN, dir_fd=fd)
+        folders.append(each.name)
+    return folders

@@ -1,0 +1,377 @@
+"""A directory that job after job of a batch runs in, put back as it was after each.
+
+`Workspace.changes` tells what a job did to the directory, which is also what can be a result;
+`Workspace.restore` undoes it at the cost of what changed. `adr.worker.slot` calls both when
+no process of the job is left, so nothing moves underneath. `cache_contents` and
+`restore_contents` do the same across processes.
+
+The whole directory is looked at each time (2,000 files take some 10 ms). A file counts as
+changed where its size, times or inode differ; contents are never read. Not watched: times
+of directories, owners, access lists.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+from adr.errors import AdrError, UsageError
+from adr.worker.tree import OPEN, Entry, open_tree, opened, remove, remove_tree, set_modes, walk
+
+__all__ = ["Changes", "Workspace", "cache_contents", "restore_contents"]
+
+_log = logging.getLogger(__name__)
+
+_CACHE_SCHEMA = 1
+# The clock of file times, for which Python has no name, and the longest wait for its tick.
+_CLOCK_REALTIME_COARSE = 5
+_TICK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Tell what has happened to a workspace.
+
+    Names are relative to its directory, as `os.fsdecode` gives them. `created` and `changed`
+    are what can be results: regular files, and links to regular files inside.
+    """
+
+    #: Files that are new, also those in new directories.
+    created: list[str] = field(default_factory=list)
+    #: Originals that have other content, or may have: other size, times, inode or target.
+    changed: list[str] = field(default_factory=list)
+    #: Originals of any kind that are gone, or replaced by something that is no file.
+    removed: list[str] = field(default_factory=list)
+    #: Originals of which the permissions alone have changed; ``""`` is the directory itself.
+    altered: list[str] = field(default_factory=list)
+    #: All that is new, of any kind; of a new directory only its own name.
+    made: list[str] = field(default_factory=list)
+
+
+class Workspace:
+    """Put a directory back as it was, again and again.
+
+    Not thread-safe.
+
+    Parameters
+    ----------
+    directory : Path
+        An existing directory.
+    restore : callable
+        Puts the original file of a name back, where nothing is.
+    """
+
+    def __init__(self, directory: Path, restore: Callable[[str], None]) -> None:
+        self.directory = directory
+        self._restore = restore
+        self._baseline: dict[str, Entry] = {}
+
+    def snapshot(self) -> None:
+        """Take the present contents as what `restore` goes back to."""
+        forced: dict[str, int] = {}
+        baseline = {"": Entry.of(os.lstat(self.directory))}
+        with open_tree(self.directory) as root:
+            for folder, entries in walk(root, forced):
+                prefix = folder and folder + "/"
+                baseline.update((prefix + name, entry) for name, entry in entries)
+            set_modes(root, {**forced, "": baseline[""].permissions})
+        self._baseline = baseline
+        _outlast(entry.ctime_ns for entry in baseline.values())
+
+    def changes(self) -> Changes:
+        """Compare the directory with the last snapshot.
+
+        Directories that their owner may not list are opened up on the way. Where the
+        directory itself is gone, all originals are removed.
+        """
+        changes = Changes()
+        seen: set[str] = set()
+        try:
+            top = Entry.of(os.lstat(self.directory))
+        except FileNotFoundError:
+            top = Entry(0)
+        if top.is_dir:
+            self._compare(changes, seen, "", top)
+            forced = {"": top.permissions} if top.permissions & OPEN != OPEN else {}
+            with open_tree(self.directory) as root:
+                for folder, entries in walk(root, forced):
+                    prefix = folder and folder + "/"
+                    for name, entry in entries:
+                        self._compare(changes, seen, prefix + name, entry)
+            changes.altered.extend(sorted(forced.keys() & seen - set(changes.altered)))
+        if len(seen) != len(self._baseline):
+            changes.removed.extend(sorted(self._baseline.keys() - seen))
+        return changes
+
+    def restore(self, changes: Changes) -> None:
+        """Undo what `changes` has just found; results may have been moved away meanwhile.
+
+        Works whatever was done. Where the directory itself is gone, all of it is built anew.
+
+        Raises
+        ------
+        OSError, AdrError
+            If that is not possible (a full disk, an immutable file, an original that cannot
+            be had again). The directory is then of no use; unpack it anew.
+        """
+        if changes == Changes():
+            return
+        if "" in changes.removed:
+            remove_tree(self.directory)
+            self.directory.mkdir(OPEN)
+        altered_files = [name for name in changes.altered if not self._baseline[name].is_dir]
+        replaced = [*changes.changed, *altered_files]
+        missing = {*changes.removed, *replaced}
+        altered = set(changes.altered)
+        # Directories that were closed, before or by the job, stay open while this goes on.
+        modes = {
+            name: entry.permissions
+            for name, entry in self._baseline.items()
+            if entry.is_dir and (entry.permissions & OPEN != OPEN or name in altered)
+        }
+        with open_tree(self.directory) as root:
+            opening = {name: mode | OPEN for name, mode in modes.items() if name not in missing}
+            set_modes(root, opening, outermost_first=True)
+            _clear(root, [*changes.made, *replaced])
+            # Sorted, a directory comes before what it holds.
+            for name in sorted(missing):
+                self._bring_back(root, name)
+                if self._baseline[name].is_dir:
+                    modes[name] = self._baseline[name].permissions
+            set_modes(root, modes)
+        _outlast(self._baseline[name].ctime_ns for name in missing)
+
+    def _compare(self, changes: Changes, seen: set[str], path: str, entry: Entry) -> None:
+        """Enter one name of the directory into `changes` and, unless it is gone, `seen`."""
+        old = self._baseline.get(path)
+        if old == entry:
+            seen.add(path)
+            return
+        if old is not None and old.is_dir and entry.is_dir:
+            seen.add(path)
+            changes.altered.append(path)
+        elif old is not None and _differs_by_chmod(old, entry):
+            # Nearly always a mere chmod, and so no result. Yet `cp -p` of another file of
+            # the same size and time looks alike: the content is put back nevertheless.
+            seen.add(path)
+            changes.altered.append(path)
+        elif entry.is_file or (entry.is_link and self._leads_to_file(path)):
+            if old is not None:
+                seen.add(path)
+                changes.changed.append(path)
+            else:
+                changes.created.append(path)
+                self._note_made(changes, path)
+        else:
+            self._note_made(changes, path)
+
+    def _note_made(self, changes: Changes, path: str) -> None:
+        folder = self._baseline.get(path.rpartition("/")[0])
+        if folder is not None and folder.is_dir:
+            changes.made.append(path)
+
+    def _leads_to_file(self, path: str) -> bool:
+        try:
+            top = os.path.realpath(self.directory)
+            target = os.path.realpath(os.path.join(top, path), strict=True)
+            return target.startswith(top + "/") and stat.S_ISREG(os.lstat(target).st_mode)
+        except OSError:
+            return False
+
+    def _bring_back(self, root: int, name: str) -> None:
+        """Make an original that is missing."""
+        old = self._baseline[name]
+        folder, _, base = name.rpartition("/")
+        if old.is_dir:
+            if name:
+                with opened(root, folder) as fd:
+                    os.mkdir(base, OPEN, dir_fd=fd)
+        elif old.is_link:
+            with opened(root, folder) as fd:
+                os.symlink(old.target, base, dir_fd=fd)
+        else:
+            self._restore(name)
+            with opened(root, folder) as fd:
+                os.chmod(base, old.permissions, dir_fd=fd)
+                new = Entry.of(os.stat(base, dir_fd=fd, follow_symlinks=False))
+            if (new.mode, new.size) != (old.mode, old.size):
+                raise AdrError(f"what was put back as {name} in {self.directory} differs from it")
+            self._baseline[name] = new
+
+
+def cache_contents(
+    path: str | os.PathLike[str], *, cache_path: str | os.PathLike[str] | None = None
+) -> str:
+    """Cache current contents of directory.
+
+    Traverses a given directory and registers all contents in a hidden cache file.
+
+    Parameters
+    ----------
+    path : str
+        Path for which the contents need to be cached.
+    cache_path : str, optional
+        Cache file. By default ``.<name>.contents`` beside the directory, where what runs in
+        the directory does not see it.
+
+    Returns
+    -------
+    str
+        Cache filename.
+
+    Raises
+    ------
+    UsageError
+        If there is no such directory, or the cache file would lie within it.
+
+    See Also
+    --------
+    restore_contents
+    """
+    directory, cache = _places(path, cache_path)
+    if not directory.is_dir():
+        raise UsageError(f"cannot cache the contents of {directory}: it is not a directory")
+    workspace = Workspace(directory, _cannot)
+    workspace.snapshot()
+    _write_cache(cache, workspace)
+    return str(cache)
+
+
+def restore_contents(
+    path: str | os.PathLike[str],
+    *,
+    cache_path: str | os.PathLike[str] | None = None,
+    restore: Callable[[str], None] | None = None,
+) -> None:
+    """Restore contents of directory based on cache file.
+
+    Compares the current contents of a directory with the previously cached contents of that
+    directory and removes any files and directories that have been added. Directories, links
+    and permissions are put back as well.
+
+    Parameters
+    ----------
+    path : str
+        Path for which the contents need to be restored.
+    cache_path : str, optional
+        Cache file, if another than by default.
+    restore : callable, optional
+        Puts the original file of a relative name back, where nothing is. Without it, files
+        that were changed or removed are left as they are, with a warning in the log.
+
+    Raises
+    ------
+    UsageError
+        If there is no cache file, or it is not one of ours.
+
+    See Also
+    --------
+    cache_contents
+    """
+    directory, cache = _places(path, cache_path)
+    workspace = Workspace(directory, restore or _cannot)
+    workspace._baseline = _read_cache(cache)
+    changes = workspace.changes()
+    if changes != Changes():
+        workspace.restore(changes if restore else _without_contents(workspace, changes))
+        _write_cache(cache, workspace)
+
+
+def _without_contents(workspace: Workspace, changes: Changes) -> Changes:
+    """Leave out what only the original contents of files can undo."""
+    baseline = workspace._baseline
+
+    def rest(names: list[str]) -> list[str]:
+        return [name for name in names if baseline[name].is_dir or baseline[name].is_link]
+
+    kept = replace(
+        changes,
+        changed=rest(changes.changed),
+        removed=rest(changes.removed),
+        altered=rest(changes.altered),
+    )
+    for name in [*changes.changed, *changes.removed]:
+        if name not in kept.changed and name not in kept.removed:
+            _log.warning("%s in %s was changed or removed", name, workspace.directory)
+    with open_tree(workspace.directory) as root:
+        for name in changes.altered:
+            if name not in kept.altered:
+                set_modes(root, {name: baseline[name].permissions})
+                status = os.lstat(os.path.join(workspace.directory, name))
+                baseline[name] = Entry.of(status)
+    return kept
+
+
+def _cannot(name: str) -> None:
+    raise AdrError(f"there is nothing to restore {name} from")
+
+
+def _places(
+    path: str | os.PathLike[str], cache_path: str | os.PathLike[str] | None
+) -> tuple[Path, Path]:
+    directory = Path(os.path.realpath(path))
+    if cache_path is None:
+        return directory, directory.with_name(f".{directory.name}.contents")
+    cache = Path(os.path.realpath(cache_path))
+    if directory in cache.parents:
+        raise UsageError(f"the cache file {cache} lies within {directory}: name one outside of it")
+    return directory, cache
+
+
+def _write_cache(cache: Path, workspace: Workspace) -> None:
+    beside = cache.with_name(f"{cache.name}.{os.getpid()}")
+    text = json.dumps({"schema": _CACHE_SCHEMA, "entries": workspace._baseline})
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+    beside.replace(cache)
+
+
+def _read_cache(cache: Path) -> dict[str, Entry]:
+    try:
+        data = json.loads(cache.read_text("ascii"))
+        if data["schema"] == _CACHE_SCHEMA:
+            return {name: Entry(*values) for name, values in data["entries"].items()}
+    except FileNotFoundError:
+        raise UsageError(f"there is no {cache}: call cache_contents first") from None
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise UsageError(f"{cache} was not written by this cache_contents: call it anew")
+
+
+def _differs_by_chmod(old: Entry, new: Entry) -> bool:
+    return (
+        old.is_file
+        and new.is_file
+        and old.mode != new.mode
+        and (old.size, old.mtime_ns, old.inode) == (new.size, new.mtime_ns, new.inode)
+    )
+
+
+def _clear(root: int, names: Iterable[str]) -> None:
+    for folder, group in groupby(names, lambda name: name.rpartition("/")[0]):
+        with opened(root, folder) as fd:
+            for name in group:
+                with suppress(FileNotFoundError):
+                    remove(fd, name.rpartition("/")[2])
+
+
+def _outlast(ctimes_ns: Iterable[int]) -> None:
+    """Wait until the clock of file times has passed these, some 4 ms at most.
+
+    A change within the same tick could leave all times of a file as they are.
+    """
+    newest_ns = max(ctimes_ns, default=0)
+    deadline = time.monotonic() + _TICK_S
+    while (
+        time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= newest_ns and time.monotonic() < deadline
+    ):
+        time.sleep(0.001)
