@@ -1,4 +1,4 @@
-"""The shipped examples do what their documentation says."""
+"""The shipped examples, and the documentation around them, do what they say."""
 
 import csv
 import importlib.util
@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from adr import console
 
 ROOT = Path(__file__).parents[2]
 SALTATION = ROOT / "examples" / "saltation"
@@ -171,3 +173,15 @@ def test_ci_runs_the_second_command_of_the_readme():
 
     assert "tox" in second
     assert f"\n{second}\n" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_every_command_has_a_page_with_its_help():
+    commands = {name.removeprefix("adr_") for name in console.__all__ if name.startswith("adr_")}
+    commands.remove("console")
+    pages = {path.stem: path for path in (ROOT / "docs" / "commands").glob("*.rst")}
+    index = pages.pop("index").read_text("utf-8")
+
+    assert set(pages) == commands
+    for command, page in pages.items():
+        assert f".. adr-help:: {command}\n" in page.read_text("utf-8")
+        assert f"<{command}>`" in index
