@@ -355,7 +355,7 @@ def translated(operation: str, subject: str) -> Iterator[None]:
         raise kind(f"cannot {operation} {subject}: {why}") from error
 
 
-_MISSING = {"NoSuchKey", "NotFound", "404", "NoSuchUpload"}
+_MISSING = {"NoSuchKey", "NotFound", "404"}
 _GONE = {
     "NoSuchBucket",
     "QueueDoesNotExist",

@@ -136,7 +136,13 @@ class S3Store:
         with file, naming("read", path), translated("store", self._named(key)):
             if path.stat().st_size <= _ONE_CALL_BYTES:
                 self._connection.s3.put_object(Bucket=self._bucket, Key=key, Body=file)
-            else:
+                return
+            try:
+                self._transfers().upload(str(path), self._bucket, key).result()
+            except core.ClientError as error:
+                # The parts were put together, that answer was lost, and the next try found none.
+                if error_code(error) != "NoSuchUpload":
+                    raise
                 self._transfers().upload(str(path), self._bucket, key).result()
 
     def download(self, key: str, path: Path) -> None:

@@ -104,6 +104,16 @@ def test_a_large_upload_that_fails_leaves_no_parts(
     assert list(store.list("")) == []
 
 
+def test_a_large_upload_survives_the_loss_of_its_last_answer(
+    store: S3Store, proxy: Proxy, tmp_path: Path
+) -> None:
+    proxy.lose_answer("s3.CompleteMultipartUpload", times=1)
+
+    store.upload(a_file(tmp_path / "f", (8 << 20) + 1), "big")
+
+    assert [entry.size_bytes for entry in store.list("")] == [(8 << 20) + 1]
+
+
 def test_a_thousand_objects_are_listed_and_removed_with_one_call(
     store: S3Store, proxy: Proxy
 ) -> None:
