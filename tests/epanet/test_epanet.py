@@ -91,7 +91,7 @@ def job_options(folder: Path) -> list[str]:
 def tables(folder: Path) -> dict[str, bytes]:
     """Read what lies in the folder of each job, which must be its one table."""
     found = {}
-    for path in folder.glob("*/*"):
+    for path in folder.glob("[!.]*/*"):
         assert path.name == f"{path.parent.name}.csv"
         found[path.parent.name] = path.read_bytes()
     return found
