@@ -234,15 +234,15 @@ def adr_run(given: Arguments) -> int:
                 "to": os.path.abspath(to),
                 "succeeded": report.succeeded,
                 "skipped": report.skipped,
-                "cancelled": report.cancelled,
                 "kept": report.kept,
+                "unpublished": report.unpublished,
                 "interrupted": report.interrupted,
                 "failed": [record.to_dict() for record in report.failed],
             }
         )
     if report.interrupted:
         return 130
-    return 1 if report.failed or report.cancelled else 0
+    return 1 if report.failed or report.unpublished else 0
 
 
 @_command

@@ -17,7 +17,8 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,12 @@ class RunReport:
     #: Jobs that were done already.
     skipped: int
     failed: tuple[JobRecord, ...]
-    cancelled: int
     #: Whether Ctrl-C or SIGTERM ended it before all jobs were decided.
     interrupted: bool
     #: Files in the output folder that are not adr's and stood in the way of results.
     kept: int
+    #: Why results could not be put into the output folder; the next run tries again.
+    unpublished: tuple[str, ...]
 
 
 def run_batch(
@@ -85,87 +87,44 @@ def run_batch(
     ------
     UsageError
         If the output folder cannot be used.
-    PartialFailure
-        If results could not be published; the next call publishes them.
     """
     folder = Path(os.path.abspath(to))
     worker = new_id()
     with _opened(folder, worker) as runner:
         plan = plan.with_fingerprints(progress)
-        history = _History(runner, {job.fingerprint for job in plan.jobs}, rerun)
-        todo = [job for job in plan.jobs if job.fingerprint not in history.known]
-        labels = {job.fingerprint: job.label for job in plan.jobs}
-        publisher = _Publisher(runner, folder)
+        same = _Sameness(plan.jobs)
+        labels = {same.key(job): job.label for job in plan.jobs}
+        history = _History(runner, same, set(labels), rerun)
+        todo = [job for job in plan.jobs if same.key(job) not in history.known]
         if todo:
             queue_batch(runner, plan.only(job.index for job in todo), progress)
-        publisher.publish(
-            (job, labels[job.fingerprint], record)
-            for job, record in history.done
-            if labels.get(job.fingerprint)
-        )
-        jobs = {
-            (job.batch, job.index): job
-            for parts in Survey(runner).manifests().values()
-            for manifest in parts
-            for job in manifest.jobs
-        }
-        failed: list[JobRecord] = []
-        wanted = len(todo) + len(history.waiting)
-        settled: queue.SimpleQueue[JobRecord | None] = queue.SimpleQueue()
+        publisher = _Publisher(runner, folder)
+        publisher.publish((job, labels[same.key(job)], record) for job, record in history.done)
+        follower = _Follower(runner, publisher, lambda job: labels.get(same.key(job)), progress)
         work = Worker(
             runner,
             worker,
             folder / RUNNER_FOLDER / "work",
             slots=slots,
             stop_on_empty=True,
-            on_settled=settled.put,
+            on_settled=follower.settled.put,
         )
-
-        def follow() -> None:
-            """Publish what is settled, until the worker has ended."""
-            for records in _groups(settled):
-                for record in records:
-                    if record.state is JobState.FAILED:
-                        failed.append(record)
-                    progress.advance()
-                publisher.publish(
-                    (jobs[record.batch, record.index], label, record)
-                    for record in records
-                    if record.state is not JobState.CANCELLED
-                    and (label := labels.get(jobs[record.batch, record.index].fingerprint))
-                )
-                report = work.report
-                progress.note(done=report.succeeded, failed=report.failed, running=work.running)
-
-        follower = threading.Thread(target=follow, name="publish", daemon=True)
+        wanted = len(todo) + len(history.waiting)
         interrupted = False
         if wanted:
             progress.start("running", wanted, "jobs")
-            follower.start()
-            try:
-                with stopping(work.stop) as was_interrupted:
-                    report = work.run()
-                    interrupted = was_interrupted()
-            finally:
-                settled.put(None)
-                follower.join()
-                progress.finish()
+            with follower.following(work), stopping(work.stop) as was_interrupted:
+                work.run()
+                interrupted = was_interrupted()
+            progress.finish()
             _forget_bundles(runner)
-        report = work.report
-        decided = report.succeeded + report.failed
-        if publisher.failures:
-            raise PartialFailure(
-                f"{len(publisher.failures)} results could not be put into {folder}: "
-                f"{publisher.failures[0]}; run the same command again to publish them",
-                failed=publisher.failures,
-            )
         return RunReport(
-            succeeded=report.succeeded,
+            succeeded=follower.succeeded,
             skipped=len(plan.jobs) - wanted,
-            failed=tuple(sorted(failed, key=lambda record: (record.batch, record.index))),
-            cancelled=report.cancelled,
-            interrupted=interrupted and decided < wanted,
+            failed=tuple(sorted(follower.failed, key=lambda record: (record.batch, record.index))),
+            interrupted=interrupted and follower.succeeded + len(follower.failed) < wanted,
             kept=publisher.kept,
+            unpublished=tuple(publisher.failures),
         )
 
 
@@ -194,34 +153,108 @@ def _opened(folder: Path, worker: str) -> Iterator[Runner]:
         os.close(lock)
 
 
-class _History:
-    """Tell what earlier runs have done and left, for the fingerprints that are wanted now."""
+#: What a job of this run and one of an earlier run have in common if they do the same.
+_Key = tuple[str | None, str | None]
 
-    def __init__(self, runner: Runner, wanted: set[str | None], rerun: bool) -> None:
-        #: Jobs that have succeeded, with their records; one for each fingerprint.
+
+class _Sameness:
+    """Tell whether a job of an earlier run is one of these: by its fingerprint.
+
+    Where two of them have the same fingerprint (the same content under two names, and a
+    command that does not say which) the label decides as well.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        counts = Counter(job.fingerprint for job in jobs)
+        self._twins = {print_ for print_, number in counts.items() if number > 1}
+
+    def key(self, job: Job) -> _Key:
+        """Return what two jobs have in common if and only if they do the same."""
+        return job.fingerprint, job.label if job.fingerprint in self._twins else None
+
+
+class _History:
+    """Tell what earlier runs have done and left, of what is wanted now."""
+
+    def __init__(self, runner: Runner, same: _Sameness, wanted: set[_Key], rerun: bool) -> None:
+        #: Wanted jobs that have succeeded, with their records.
         self.done: list[tuple[Job, JobRecord]] = []
-        #: Fingerprints of jobs that wait in the runner.
-        self.waiting: set[str | None] = set()
+        #: Wanted jobs that wait in the runner.
+        self.waiting: set[_Key] = set()
         called_off = read_orders(runner.store).destroyed_batches
         survey = Survey(runner)
-        done: dict[str | None, tuple[Job, JobRecord]] = {}
+        done: dict[_Key, tuple[Job, JobRecord]] = {}
         for batch, parts in survey.manifests().items():
             records = visible(runner.ledger.records([batch]))
-            left = set()
+            left: set[_Key] = set()
             for job in (job for manifest in parts for job in manifest.jobs):
                 record = records.get((batch, job.index))
                 if record is None:
-                    left.add(job.fingerprint)
+                    left.add(same.key(job))
                 elif record.state is JobState.SUCCEEDED and not rerun:
-                    done[job.fingerprint] = job, record
+                    done[same.key(job)] = job, record
             if not left or batch in called_off:
                 continue
             if rerun or not survey.is_sealed(batch) or not left <= wanted - self.waiting:
                 order_destruction(runner.store, batch)
             else:
                 self.waiting |= left
-        self.done = [each for print_, each in done.items() if print_ in wanted]
-        self.known = self.waiting | {job.fingerprint for job, _ in self.done}
+        self.done = [each for key, each in done.items() if key in wanted]
+        self.known = self.waiting | {same.key(job) for job, _ in self.done}
+
+
+class _Follower:
+    """Publish results and tell the progress while a worker works."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        publisher: _Publisher,
+        label_of: Callable[[Job], str | None],
+        progress: Progress,
+    ) -> None:
+        self._publisher = publisher
+        self._label_of = label_of
+        self._progress = progress
+        self._jobs = {
+            (job.batch, job.index): job
+            for parts in Survey(runner).manifests().values()
+            for manifest in parts
+            for job in manifest.jobs
+        }
+        #: Where the worker puts its records; None ends the following.
+        self.settled: queue.SimpleQueue[JobRecord | None] = queue.SimpleQueue()
+        self.succeeded = 0
+        self.failed: list[JobRecord] = []
+
+    @contextmanager
+    def following(self, work: Worker) -> Iterator[None]:
+        """Follow within, in a thread of its own; everything is published at the end."""
+        thread = threading.Thread(target=self._follow, args=(work,), name="publish")
+        thread.start()
+        try:
+            yield
+        finally:
+            self.settled.put(None)
+            thread.join()
+
+    def _follow(self, work: Worker) -> None:
+        for records in _groups(self.settled):
+            todo = []
+            for record in records:
+                job = self._jobs[record.batch, record.index]
+                label = self._label_of(job)
+                # Jobs of earlier runs that nobody wants any more are called off.
+                if record.state is JobState.CANCELLED or label is None:
+                    continue
+                todo.append((job, label, record))
+                if record.state is JobState.FAILED:
+                    self.failed.append(record)
+                else:
+                    self.succeeded += 1
+                self._progress.advance()
+            self._publisher.publish(todo)
+            self._progress.note(done=self.succeeded, failed=len(self.failed), running=work.running)
 
 
 class _Publisher:

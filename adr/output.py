@@ -329,7 +329,6 @@ def run_lines(report: RunReport) -> Iterator[str]:
         for number, name in (
             (report.succeeded, "succeeded"),
             (len(report.failed), "failed"),
-            (report.cancelled, "cancelled"),
         )
         if number
     ]
@@ -339,6 +338,11 @@ def run_lines(report: RunReport) -> Iterator[str]:
         yield (
             f"{count(report.kept, 'result')} not written, since files that are not adr's have "
             f"those names: move them away and run the same command again"
+        )
+    if report.unpublished:
+        yield (
+            f"{count(len(report.unpublished), 'result')} could not be put into place: "
+            f"{plain(report.unpublished[0])}; the same command tries again"
         )
     if report.interrupted:
         yield INTERRUPTED

@@ -237,15 +237,17 @@ def _answer(channel: socket.socket) -> tuple[Any, ...]:
 
 def _end_session(session: int) -> None:
     """Kill what a launcher that was itself killed has left in its session."""
-    while left := [
-        each.pid
-        for each in processes()
-        if each.session == session and each.pid != session and not each.zombie
-    ]:
-        for pid in left:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+    dying = True
+    while dying:
+        dying = False
+        for each in processes():
+            if each.session == session and each.pid != session and not each.zombie:
+                # Processes of another user stay: there is nothing to wait for.
+                with contextlib.suppress(OSError):
+                    os.kill(each.pid, signal.SIGKILL)
+                    dying = True
+        if dying:
+            time.sleep(0.01)
 
 
 def _not_run(started_at: float, *, stopped_by: str = "", error: str = "") -> Ending:

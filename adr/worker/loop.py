@@ -44,6 +44,7 @@ _MOST_AHEAD = 100
 _LOOKS = 3
 _BETWEEN_LOOKS_S = 20.0
 _LONGEST_PAUSE_S = 30.0
+_AFTER_TROUBLE_S = 5.0
 _LONGEST_BACKOFF_S = 600.0
 
 
@@ -176,6 +177,8 @@ class Worker:
         self._over.set()
         for thread in keepers:
             thread.join()
+        # It may be in a long poll of an empty queue, which is not worth waiting for.
+        receiver.join(_TICK_S)
         try:
             self._runner.roster.leave(self._worker)
         except AdrError as error:
@@ -205,8 +208,9 @@ class Worker:
                 with self._changed:
                     for turn in self._turns.values():
                         turn.slot.stop()
-            for thread in threads:
-                thread.join(_TICK_S)
+            with self._changed:
+                if self._turns:
+                    self._changed.wait(_TICK_S)
         for slot in slots:
             slot.close()
 
@@ -302,6 +306,7 @@ class Worker:
                 self._turns[slot.number] = _Turn(slot, lease)
                 self._changed.notify_all()
             staging = self._place.path / "outbox" / lease.attempt
+            retire = False
             try:
                 retire = self._work(slot, lease, staging)
             except RunnerGone:
@@ -310,7 +315,6 @@ class Worker:
             except Exception as error:
                 if not isinstance(error, Unavailable):
                     _log.exception("slot %d could not run %s", slot.number, lease.job.name)
-                retire = False
                 remove_tree(staging)
                 self._release([lease], delay_s=_UNSTARTED_S)
             finally:
@@ -325,7 +329,6 @@ class Worker:
 
     def _work(self, slot: Slot, lease: Lease, staging: Path) -> bool:
         """Run one job and hand on what it left; return whether the slot has to retire."""
-        began = time.monotonic()
         try:
             slot.prepare(lease)
         except DiskTooSmall as error:
@@ -333,7 +336,7 @@ class Worker:
                 _log.warning("%s: going on with %d slots", error, self._slots - 1)
                 self._release([lease])
                 return True
-            self._outbox.put(slot.refuse(lease, staging, str(error)))
+            self._outbox.settle(lease, slot.refusal(lease, str(error)))
             return False
         except Unavailable:
             raise
@@ -342,7 +345,7 @@ class Worker:
             if isinstance(error, NotFound) and self._is_called_off(lease):
                 self._outbox.settle(lease, self._cancelled(lease))
             else:
-                self._outbox.put(slot.refuse(lease, staging, reason))
+                self._outbox.settle(lease, slot.refusal(lease, reason))
             return False
         if self._dropping.is_set() or self._is_called_off(lease):
             self._give_up(lease)
@@ -351,7 +354,13 @@ class Worker:
             return False
         with self._changed:
             self._turns[slot.number].started_at = time.time()
-        delivery = slot.run(lease, staging)
+        began = time.monotonic()
+        try:
+            delivery = slot.run(lease, staging)
+        except OSError as error:
+            reason = f"it could not be run: {error.strerror or error}"
+            self._outbox.settle(lease, slot.refusal(lease, reason))
+            return False
         self._learn(time.monotonic() - began)
         if delivery is None:
             self._give_up(lease)
@@ -434,6 +443,7 @@ class Worker:
                 self._leave()
             except AdrError as error:
                 _log.warning("could not extend leases: %s", error)
+                self._over.wait(_AFTER_TROUBLE_S)
             except Exception:
                 _log.exception("could not extend leases")
 
@@ -466,6 +476,7 @@ class Worker:
                 self._leave()
             except AdrError as error:
                 _log.warning("%s", error)
+                self._over.wait(_AFTER_TROUBLE_S)
             except Exception:
                 _log.exception("could not write the heartbeat")
 

@@ -127,21 +127,21 @@ class Slot:
         staging.mkdir()
         log = staging / "log"
         ending = self._launch(job, lease, workspace.directory, log)
+        files: tuple[tuple[Path, str], ...] = ()
+        problem = ""
         try:
             changes = workspace.changes()
-            files: tuple[tuple[Path, str], ...] = ()
-            problem = ""
             if ending.stopped_by != "order":
-                try:
-                    files = _stage(workspace.directory, staging, changes, job.store)
-                except OSError as error:
-                    problem = f"its results could not be kept: {error.strerror or error}"
-            workspace.restore(changes)
+                files = _stage(workspace.directory, staging, changes, job.store)
         except (OSError, AdrError) as error:
-            _log.warning("the workspace of %s has to be made anew: %s", job.name, error)
-            problem = f"its workspace could not be put back: {error}"
-            self._workspaces.pop(job.batch, None)
-            remove_tree(workspace.directory)
+            problem = f"its results could not be kept: {error}"
+            self._forget(workspace, job)
+        else:
+            try:
+                workspace.restore(changes)
+            except (OSError, AdrError) as error:
+                _log.warning("the workspace of %s has to be made anew: %s", job.name, error)
+                self._forget(workspace, job)
         if ending.stopped_by == "order":
             remove_tree(staging)
             return None
@@ -155,10 +155,9 @@ class Slot:
             log if length > TAIL_BYTES else None,
         )
 
-    def refuse(self, lease: Lease, staging: Path, reason: str) -> Delivery:
-        """Return the delivery of a job that cannot be run."""
-        staging.mkdir(exist_ok=True)
-        return Delivery(lease, self._base(lease, JobState.FAILED, reason), staging)
+    def refusal(self, lease: Lease, reason: str) -> JobRecord:
+        """Return the record of a job that cannot be run."""
+        return self._base(lease, JobState.FAILED, reason)
 
     def stop(self, kill: bool = False) -> None:
         """End the job that runs, from any thread; TERM first unless `kill`."""
@@ -167,6 +166,11 @@ class Slot:
     def close(self) -> None:
         """End the launcher and whatever it still runs."""
         self._launcher.close()
+
+    def _forget(self, workspace: Workspace, job: Job) -> None:
+        """Give up a workspace that is not as it was; the next job gets a new one."""
+        self._workspaces.pop(job.batch, None)
+        remove_tree(workspace.directory)
 
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
         script = self._directory / "run.sh"

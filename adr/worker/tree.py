@@ -16,9 +16,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["OPEN", "Entry", "open_tree", "opened", "remove", "remove_tree", "set_modes", "walk"]
+__all__ = [
+    "LISTED",
+    "OPEN",
+    "Entry",
+    "open_tree",
+    "opened",
+    "remove",
+    "remove_tree",
+    "set_modes",
+    "walk",
+]
 
-#: What the owner needs to look at and change a directory.
+#: What the owner needs to look into a directory.
+LISTED = stat.S_IRUSR | stat.S_IXUSR
+#: What the owner needs to change it, too.
 OPEN = stat.S_IRWXU
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -74,7 +86,7 @@ class Entry(NamedTuple):
 def open_tree(directory: Path) -> Iterator[int]:
     """Open the top of a tree, for the other functions here."""
     mode = os.lstat(directory).st_mode
-    if stat.S_ISDIR(mode) and mode & OPEN != OPEN:
+    if stat.S_ISDIR(mode) and mode & LISTED != LISTED:
         os.chmod(directory, stat.S_IMODE(mode) | OPEN)
     root = os.open(directory, _FLAGS)
     try:
@@ -121,7 +133,7 @@ def walk(root: int, forced: dict[str, int]) -> Iterator[tuple[str, list[tuple[st
     folders = [("", OPEN)]
     while folders:
         folder, mode = folders.pop()
-        if mode & OPEN != OPEN:
+        if mode & LISTED != LISTED:
             forced[folder] = mode
             set_modes(root, {folder: mode | OPEN})
         entries = []

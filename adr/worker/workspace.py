@@ -24,7 +24,17 @@ from itertools import groupby
 from pathlib import Path
 
 from adr.errors import AdrError, UsageError
-from adr.worker.tree import OPEN, Entry, open_tree, opened, remove, remove_tree, set_modes, walk
+from adr.worker.tree import (
+    LISTED,
+    OPEN,
+    Entry,
+    open_tree,
+    opened,
+    remove,
+    remove_tree,
+    set_modes,
+    walk,
+)
 
 __all__ = ["Changes", "Workspace", "cache_contents", "restore_contents"]
 
@@ -100,7 +110,7 @@ class Workspace:
             top = Entry(0)
         if top.is_dir:
             self._compare(changes, seen, "", top)
-            forced = {"": top.permissions} if top.permissions & OPEN != OPEN else {}
+            forced = {"": top.permissions} if top.permissions & LISTED != LISTED else {}
             with open_tree(self.directory) as root:
                 for folder, entries in walk(root, forced):
                     prefix = folder and folder + "/"

@@ -51,7 +51,7 @@ class Core:
             refused=["link leads out of the root"], duplicates=1, jobs=JOBS, too_large=None,
         )  # fmt: skip
         self.ran = SimpleNamespace(
-            succeeded=5, skipped=0, failed=(), cancelled=0, interrupted=False, kept=0
+            succeeded=5, skipped=0, failed=(), interrupted=False, kept=0, unpublished=()
         )
         self.answers = {
             "create": RUNNER,
