@@ -5,7 +5,7 @@
 no process of the job is left, so nothing moves underneath. `cache_contents` and
 `restore_contents` do the same across processes.
 
-The whole directory is looked at each time (2,000 files take some 10 ms). A file counts as
+The whole directory is looked at each time (2,000 files take some 5 ms). A file counts as
 changed where its size, times or inode differ; contents are never read. Not watched: times
 of directories, owners, access lists.
 """
@@ -311,12 +311,11 @@ def _without_contents(workspace: Workspace, changes: Changes) -> Changes:
     for name in [*changes.changed, *changes.removed]:
         if name not in kept.changed and name not in kept.removed:
             _log.warning("%s in %s was changed or removed", name, workspace.directory)
-    with open_tree(workspace.directory) as root:
-        for name in changes.altered:
-            if name not in kept.altered:
-                set_modes(root, {name: baseline[name].permissions})
-                status = os.lstat(os.path.join(workspace.directory, name))
-                baseline[name] = Entry.of(status)
+    for name in changes.altered:
+        if name not in kept.altered:
+            file = os.path.join(workspace.directory, name)
+            os.chmod(file, baseline[name].permissions)
+            baseline[name] = Entry.of(os.lstat(file))
     return kept
 
 
