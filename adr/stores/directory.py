@@ -28,7 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from adr.errors import Conflict, NotFound, RunnerGone, UsageError
+from adr.errors import Conflict, NotFound, RunnerGone, ServiceError, UsageError
 from adr.stores.base import Document, ObjectInfo
 from adr.stores.files import copy_contents, naming, new_file, open_regular, write_all
 
@@ -66,11 +66,17 @@ class DirectoryStore:
 
     def destroy(self) -> None:
         """Remove all objects, and the directory if nothing else lies in it; idempotent."""
+        if not self._path.is_dir():
+            return
         with naming("remove", self._path):
-            # In one step first, so that nobody sees half of a store.
+            # Renamed first, so that nobody sees half of a store, or writes to what is removed.
+            doomed = self._path / f"destroyed-{secrets.token_hex(8)}"
+            doomed.mkdir(mode=0o700)
             with suppress(RunnerGone), self._locked():
-                self._objects.rename(self._path / f"destroyed-{secrets.token_hex(8)}")
-            for left in (*self._path.glob("destroyed-*"), self._tmp):
+                self._objects.rename(doomed / "objects")
+            with suppress(FileNotFoundError):
+                self._tmp.rename(doomed / "tmp")
+            for left in self._path.glob("destroyed-*"):
                 with suppress(FileNotFoundError):
                     shutil.rmtree(left)
             try:
@@ -235,6 +241,10 @@ class DirectoryStore:
         ready = self._tmp / secrets.token_hex(16)
         try:
             yield ready
+        except ServiceError:
+            if not self._tmp.is_dir():
+                raise self._gone() from None
+            raise
         finally:
             ready.unlink(missing_ok=True)
 

@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import resource
 import stat
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from adr.errors import Conflict, ServiceError, UsageError
+from adr.errors import Conflict, RunnerGone, ServiceError, UsageError
 from adr.stores.directory import DirectoryStore
 
 
@@ -223,3 +225,23 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(
 
     assert directory.read("key").body == b"old"
     assert list((tmp_path / "runner/tmp").iterdir()) == []
+
+
+def test_those_who_write_while_it_is_destroyed_learn_that_it_is_gone(
+    directory: DirectoryStore,
+) -> None:
+    writing = threading.Barrier(9)
+
+    def write(n: int) -> None:
+        directory.write(f"{n}/before", b"")
+        writing.wait()
+        while True:
+            directory.write(f"{n}/after", b"")
+
+    with ThreadPoolExecutor(8) as pool:
+        writers = [pool.submit(write, n) for n in range(8)]
+        writing.wait()
+        directory.destroy()
+        ends = [writer.exception() for writer in writers]
+
+    assert {type(end) for end in ends} == {RunnerGone}, ends

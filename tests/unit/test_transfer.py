@@ -343,6 +343,17 @@ class TestFailures:
         assert len(raised.value.failed) == 500
         assert proxy.count("s3.GetObject") < 50
 
+    def test_many_bad_items_among_good_ones_do_not_stop_the_rest(
+        self, store: DirectoryStore, target: Path
+    ) -> None:
+        items = [stored(store, str(n)) for n in range(60)]
+        store.delete([item.key for item in items[::2]])
+
+        with pytest.raises(PartialFailure, match="30 of 60"):
+            fetch(store, items, target, threads=1)
+
+        assert len(files(target)) == 30
+
     def test_a_target_that_is_a_file_is_refused(self, store: DirectoryStore, target: Path) -> None:
         target.write_bytes(b"mine")
 
