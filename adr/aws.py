@@ -294,7 +294,7 @@ def has_credentials() -> bool:
 
 
 def list_names(region_name: str | None = None) -> tuple[set[str], set[str]]:
-    """Return the names of all queues in a region, and of all buckets of the account."""
+    """Return the names of all queues and of all buckets in a region."""
     source = session(region_name)
     sqs, s3 = client(source, "sqs"), client(source, "s3")
     with translated("list", "the queues"):
@@ -302,7 +302,12 @@ def list_names(region_name: str | None = None) -> tuple[set[str], set[str]]:
         queues = {url.rpartition("/")[2] for page in pages for url in page.get("QueueUrls", ())}
     with translated("list", "the buckets"):
         pages = s3.get_paginator("list_buckets").paginate(PaginationConfig={"PageSize": 1000})
-        buckets = {bucket["Name"] for page in pages for bucket in page.get("Buckets", ())}
+        buckets = {
+            bucket["Name"]
+            for page in pages
+            for bucket in page.get("Buckets", ())
+            if bucket.get("BucketRegion", source.region_name) == source.region_name
+        }
     return queues, buckets
 
 

@@ -126,7 +126,7 @@ class AwsLedger:
         """Lease jobs; at most ten, and waits at most 20 s."""
         asked_at = boot_time()
         messages = self._queue.receive(most, wait_s, self._visibility_s)
-        plain: list[tuple[Message, Job]] = []
+        leases: list[Lease] = []
         unusual: list[tuple[Message, Job]] = []
         done: list[str] = []
         for message in messages:
@@ -144,12 +144,17 @@ class AwsLedger:
                 elif message.receives > 1 or data.get("check"):
                     unusual.append((message, job))
                 else:
-                    plain.append((message, job))
-        leases = [self._hold(message, job, asked_at) for message, job in plain]
-        if unusual:
-            leases += self._look_into(unusual, asked_at, done)
-        if done:
-            self._queue.delete(done)
+                    leases.append(self._hold(message, job, asked_at))
+        try:
+            if unusual:
+                self._look_into(unusual, asked_at, leases, done)
+            if done:
+                self._queue.delete(done)
+        except BaseException:
+            # Nobody gets to know of these: they have to be free for their next delivery.
+            for lease in leases:
+                self._drop(self._holds[lease.attempt])
+            raise
         return leases
 
     def start(self, leases: Sequence[Lease]) -> list[Lease]:
@@ -157,9 +162,10 @@ class AwsLedger:
         begun = []
         for lease in leases:
             hold = self._holds.get(lease.attempt)
-            if hold is None or boot_time() >= hold.lease.deadline:
+            if hold is None:
                 continue
-            if lease.ordinary or self._write_card(hold):
+            in_time = boot_time() < hold.lease.deadline
+            if in_time and (lease.ordinary or self._write_card(hold)):
                 begun.append(lease)
             else:
                 self._drop(hold)
@@ -207,7 +213,10 @@ class AwsLedger:
         handles = []
         for lease in leases:
             hold = self._holds.get(lease.attempt)
-            if hold is None or boot_time() >= hold.lease.deadline:
+            if hold is None:
+                continue
+            if boot_time() >= hold.lease.deadline:
+                self._drop(hold)
                 continue
             if failed or hold.carded:
                 self._cards.change(lease.job, partial(_end, attempt=lease.attempt, failed=failed))
@@ -247,15 +256,20 @@ class AwsLedger:
         return self._reader.records(batches)
 
     def _look_into(
-        self, unusual: Sequence[tuple[Message, Job]], asked_at: float, done: list[str]
-    ) -> list[Lease]:
-        """Lease the unusual jobs that need a run; add the handles of decided ones to `done`."""
+        self,
+        unusual: Sequence[tuple[Message, Job]],
+        asked_at: float,
+        leases: list[Lease],
+        done: list[str],
+    ) -> None:
+        """Add the unusual jobs that need a run to `leases`, handles of decided ones to `done`."""
         decided: dict[tuple[str, int], int] = {}
         for record in self.records({job.batch for _, job in unusual}):
             place = (record.batch, record.index)
             decided[place] = max(record.generation, decided.get(place, 0))
-        leases = []
         for message, job in unusual:
+            if self._take_again(job, message, asked_at):
+                continue
             card = self._cards.read(job)
             newest = max(card.generation, decided.get((job.batch, job.index), -1) + 1)
             if newest > job.generation:
@@ -267,7 +281,6 @@ class AwsLedger:
                 self.settle([Outcome(lease, lost_too_often(job, lease.attempt, card.starts))])
             else:
                 leases.append(self._hold(message, job, asked_at, card))
-        return leases
 
     def _is_near_ceiling(self, hold: _Hold, now: float) -> bool:
         return now - hold.taken_at + self._visibility_s > self._ceiling_s

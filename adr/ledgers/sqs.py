@@ -78,6 +78,9 @@ class MessageQueue:
 
     def delete_all(self) -> None:
         """Delete the queue and its dead-letter queue; idempotent."""
+        with suppress(RunnerGone):
+            # Leads to the region of the queue, where that is another one.
+            self._found()
         sqs: Any = self._connection.sqs
         for name in (self._connection.runner_id, f"{self._connection.runner_id}-dead"):
             with suppress(RunnerGone), translated("delete the queue", name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 
 from adr.bundle import restore_member, unpack_bundle, unpacked_bytes
@@ -40,6 +41,7 @@ class Bundles:
         self._directory = directory
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
+        self._workspaces: Counter[str] = Counter()
 
     def unpack(self, batch: str, target: Path) -> Workspace:
         """Unpack a batch into `target`, which must not exist, fetching it first if need be.
@@ -51,6 +53,23 @@ class Bundles:
         NotFound, ServiceError, AdrError
             If the bundle is missing, cannot be fetched, or is broken.
         """
+        with self._guard:
+            self._workspaces[batch] += 1
+        try:
+            return self._unpacked(batch, target)
+        except BaseException:
+            self.leave(batch)
+            raise
+
+    def leave(self, batch: str) -> None:
+        """Forget one workspace of a batch, and the bundle with the last one."""
+        with self._guard:
+            self._workspaces[batch] -= 1
+            if self._workspaces[batch] <= 0:
+                del self._workspaces[batch]
+                self._path(batch).unlink(missing_ok=True)
+
+    def _unpacked(self, batch: str, target: Path) -> Workspace:
         bundle = self._fetched(batch)
         need_bytes = unpacked_bytes(bundle) + _SPARE_BYTES
         free_bytes = shutil.disk_usage(self._directory).free
@@ -64,10 +83,13 @@ class Bundles:
         workspace.snapshot()
         return workspace
 
+    def _path(self, batch: str) -> Path:
+        return self._directory / f"{batch}.zip"
+
     def _fetched(self, batch: str) -> Path:
         with self._guard:
             lock = self._locks.setdefault(batch, threading.Lock())
-        path = self._directory / f"{batch}.zip"
+        path = self._path(batch)
         with lock:
             if not path.exists():
                 partial = path.with_suffix(".part")

@@ -103,8 +103,7 @@ class Slot:
             self._workspaces.move_to_end(batch)
             return
         while len(self._workspaces) >= _KEPT_WORKSPACES:
-            old, _ = self._workspaces.popitem(last=False)
-            remove_tree(self._directory / old)
+            self._forget(next(iter(self._workspaces)))
         self._directory.mkdir(exist_ok=True)
         remove_tree(self._directory / batch)
         self._workspaces[batch] = self._bundles.unpack(batch, self._directory / batch)
@@ -135,13 +134,13 @@ class Slot:
                 files = _stage(workspace.directory, staging, changes, job.store)
         except (OSError, AdrError) as error:
             problem = f"its results could not be kept: {error}"
-            self._forget(workspace, job)
+            self._forget(job.batch)
         else:
             try:
                 workspace.restore(changes)
             except (OSError, AdrError) as error:
                 _log.warning("the workspace of %s has to be made anew: %s", job.name, error)
-                self._forget(workspace, job)
+                self._forget(job.batch)
         if ending.stopped_by == "order":
             remove_tree(staging)
             return None
@@ -167,9 +166,10 @@ class Slot:
         """End the launcher and whatever it still runs."""
         self._launcher.close()
 
-    def _forget(self, workspace: Workspace, job: Job) -> None:
-        """Give up a workspace that is not as it was; the next job gets a new one."""
-        self._workspaces.pop(job.batch, None)
+    def _forget(self, batch: str) -> None:
+        """Give up a workspace, which is not as it was or one too many."""
+        workspace = self._workspaces.pop(batch)
+        self._bundles.leave(batch)
         remove_tree(workspace.directory)
 
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
