@@ -14,7 +14,7 @@ assert VERSION, "adr/version.py names the version"
 setup(
     name="amazon-distributed-runner",
     version=VERSION[1],
-    description="Run a folder of model inputs on a laptop, a fleet of EC2 instances, or any machine",
+    description="Run a folder of model inputs on a laptop, a fleet of instances, or any machine",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
