@@ -126,6 +126,7 @@ def test_a_preprocessing_that_replaces_the_shell_is_followed_by_postprocessing(b
 
 def test_options_of_the_preprocessing_hold_for_the_command_alone(bash: Bash) -> None:
     assert bash("(exit 3); echo no", "set -e", f"false; {AFTER}") == (3, "after 3\n")
+    assert bash("exit 3", "set -e; name=world", "echo $name") == (3, "world\n")
     assert bash("(exit 3); echo no", "set -e") == (3, "")
     assert bash("(exit 3); echo yes", "set -u", AFTER) == (0, "yes\nafter 0\n")
 
@@ -215,7 +216,9 @@ def run_and_stop(
     return endings[0].exit_code, (directory / "log").read_text()
 
 
-MODEL = "bash -c 'trap \"echo saved; exit 4\" TERM; echo > ready; sleep 1000 & wait'; echo no"
+MODEL = (
+    "bash -c 'trap \"sleep 0.2; echo saved; exit 4\" TERM; echo > ready; sleep 1000 & wait';echo no"
+)
 
 
 def test_a_stopped_program_has_time_to_clean_up(tmp_path: Path) -> None:

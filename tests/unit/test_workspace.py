@@ -318,21 +318,31 @@ def test_directories_without_permissions_are_no_problem_for_an_ordinary_user() -
             site = Site(Path(parent))
             changes = site.job(
                 "mkdir -p new/inner; echo 1 > new/inner/out; chmod 000 new/inner; chmod 000 new;"
-                "mkdir bare; mkdir bare/x; chmod 555 bare; echo 2 > shared/result;"
+                "mkdir -p bare/x; echo 1 > bare/x/y; chmod 555 bare/x bare; echo 2 > shared/result;"
                 "rm shared/data.txt; chmod 000 shared; chmod 500 ."
             )
-            assert sorted(changes.created) == ["new/inner/out", "shared/result"]
+            assert sorted(changes.created) == ["bare/x/y", "new/inner/out", "shared/result"]
             assert (site.directory / "new/inner/out").read_text() == "1\n"
             assert changes.removed == ["shared/data.txt"]
             site.restore(changes)
 
-            # Also where the originals were closed from the start
+            # Also where the originals were closed from the start, and are so again
             changes = site.job(
                 "chmod 755 shared/closed; rm shared/closed/inner.txt; echo 1 > shared/closed/x;"
-                "chmod 000 shared/closed"
+                "chmod 555 shared/closed"
             )
+            assert changes.altered == []
             site.restore(changes)
-            (site.directory / "shared/closed").chmod(0o755)
+
+            # Also where they could not even be listed
+            hidden = site.directory / "shared"
+            hidden.chmod(0)
+            site.workspace.snapshot()
+            assert stat.S_IMODE(hidden.stat().st_mode) == 0
+            site.workspace.restore(site.job("true"))
+            assert stat.S_IMODE(hidden.stat().st_mode) == 0
+            hidden.chmod(0o755)
+            (hidden / "closed").chmod(0o755)
 
     as_ordinary_user(check)
 
