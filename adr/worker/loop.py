@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from adr.errors import AdrError, NotFound, RunnerGone, ServiceError, Unavailable
+from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
 from adr.models import JobRecord, JobState, Lease, SlotInfo, WorkerInfo
 from adr.orders import Orders, read_orders
 from adr.runner import Runner
@@ -28,7 +28,8 @@ from adr.version import __version__
 from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.outbox import Outbox
 from adr.worker.place import Place, cores
-from adr.worker.slot import Delivery, Limits, Slot, remove_tree
+from adr.worker.slot import Delivery, Limits, Slot
+from adr.worker.tree import discard_tree
 
 __all__ = ["Worker", "WorkerReport"]
 
@@ -312,11 +313,14 @@ class Worker:
             except RunnerGone:
                 self._leave()
                 return
+            except ServiceError as error:
+                _log.warning("%s; giving %s back", error, lease.job.name)
+                self._release([lease], delay_s=_AFTER_TROUBLE_S)
+                self._ending.wait(_AFTER_TROUBLE_S)
             except Exception as error:
-                if not isinstance(error, Unavailable):
-                    _log.exception("slot %d could not run %s", slot.number, lease.job.name)
-                remove_tree(staging)
-                self._release([lease], delay_s=_UNSTARTED_S)
+                _log.exception("slot %d could not run %s", slot.number, lease.job.name)
+                discard_tree(staging)
+                self._outbox.settle(lease, slot.refusal(lease, f"adr failed: {error!r}"))
             finally:
                 with self._changed:
                     self._turns.pop(slot.number, None)
@@ -338,7 +342,7 @@ class Worker:
                 return True
             self._outbox.settle(lease, slot.refusal(lease, str(error)))
             return False
-        except Unavailable:
+        except ServiceError:
             raise
         except (AdrError, OSError) as error:
             reason = f"its inputs cannot be had: {error}"
@@ -357,15 +361,16 @@ class Worker:
         began = time.monotonic()
         try:
             delivery = slot.run(lease, staging)
-        except OSError as error:
-            reason = f"it could not be run: {error.strerror or error}"
+        except (OSError, ValueError) as error:
+            discard_tree(staging)
+            reason = f"it could not be run: {error}"
             self._outbox.settle(lease, slot.refusal(lease, reason))
             return False
         self._learn(time.monotonic() - began)
         if delivery is None:
             self._give_up(lease)
         elif self._is_to_repeat(delivery):
-            remove_tree(staging)
+            discard_tree(staging)
             backoff_s = min(_LONGEST_BACKOFF_S, 2.0 ** min(lease.failures, 10))
             delay_s = backoff_s * random.uniform(0.75, 1.25)
             self._release([lease], delay_s=delay_s, failed=True)

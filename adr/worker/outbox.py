@@ -23,7 +23,8 @@ from adr.keys import log_key, result_key
 from adr.models import JobRecord, JobState, Lease, Outcome, ResultFile
 from adr.runner import Runner
 from adr.transfer import store_files
-from adr.worker.slot import Delivery, remove_tree
+from adr.worker.slot import Delivery
+from adr.worker.tree import discard_tree
 
 __all__ = ["Outbox"]
 
@@ -124,7 +125,7 @@ class Outbox:
             with self._guard:
                 self._uploading -= 1
             self._outcomes.put(Outcome(delivery.lease, record))
-            remove_tree(delivery.folder)
+            discard_tree(delivery.folder)
 
     def _stored(self, delivery: Delivery) -> JobRecord:
         job, attempt = delivery.lease.job, delivery.lease.attempt

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from adr.errors import UsageError
-from adr.worker.slot import remove_tree
+from adr.worker.tree import discard_tree
 
 __all__ = ["Place", "cores"]
 
@@ -52,7 +52,7 @@ class Place:
 
     def remove(self) -> None:
         """Remove the directory."""
-        remove_tree(self.path)
+        discard_tree(self.path)
         os.close(self._lock)
 
 
@@ -67,7 +67,7 @@ def _sweep(path: Path) -> None:
     except BlockingIOError:
         return
     else:
-        remove_tree(path)
+        discard_tree(path)
     finally:
         os.close(lock)
 

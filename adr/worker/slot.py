@@ -24,6 +24,7 @@ from adr.models import Job, JobRecord, JobState, Lease
 from adr.worker.bundles import Bundles
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.script import job_script
+from adr.worker.tree import discard_tree
 from adr.worker.workspace import Changes, Workspace
 
 __all__ = ["Delivery", "Limits", "Slot"]
@@ -105,7 +106,7 @@ class Slot:
         while len(self._workspaces) >= _KEPT_WORKSPACES:
             self._forget(next(iter(self._workspaces)))
         self._directory.mkdir(exist_ok=True)
-        remove_tree(self._directory / batch)
+        discard_tree(self._directory / batch)
         self._workspaces[batch] = self._bundles.unpack(batch, self._directory / batch)
 
     def run(self, lease: Lease, staging: Path) -> Delivery | None:
@@ -142,7 +143,7 @@ class Slot:
                 _log.warning("the workspace of %s has to be made anew: %s", job.name, error)
                 self._forget(job.batch)
         if ending.stopped_by == "order":
-            remove_tree(staging)
+            discard_tree(staging)
             return None
         record = self._record(lease, ending, problem)
         tail, length = _tail(log)
@@ -170,11 +171,11 @@ class Slot:
         """Give up a workspace, which is not as it was or one too many."""
         workspace = self._workspaces.pop(batch)
         self._bundles.leave(batch)
-        remove_tree(workspace.directory)
+        discard_tree(workspace.directory)
 
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
         script = self._directory / "run.sh"
-        script.write_bytes(os.fsencode(job_script(job)))
+        script.write_bytes(job_script(job).encode("utf-8", "surrogateescape"))
         environment = {
             **os.environ,
             **dict(job.env),
@@ -241,19 +242,6 @@ class Slot:
         # bash reports a command killed by signal n as exit code 128 + n.
         by = f" ({_signal_name(ending.exit_code - 128)})" if ending.exit_code > 128 else ""
         return f"exit code {ending.exit_code}{by}"
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory tree, also where a job took away its permissions."""
-    if path.is_symlink() or not path.is_dir():
-        return
-    path.chmod(0o700)
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            inner = Path(folder, name)
-            if not inner.is_symlink():
-                inner.chmod(0o700)
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _signal_name(number: int) -> str:

@@ -8,6 +8,7 @@ Used by `adr.worker.workspace`.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import stat
@@ -20,6 +21,7 @@ __all__ = [
     "LISTED",
     "OPEN",
     "Entry",
+    "discard_tree",
     "open_tree",
     "opened",
     "remove",
@@ -27,6 +29,8 @@ __all__ = [
     "set_modes",
     "walk",
 ]
+
+_log = logging.getLogger(__name__)
 
 #: What the owner needs to look into a directory.
 LISTED = stat.S_IRUSR | stat.S_IXUSR
@@ -153,6 +157,14 @@ def remove_tree(path: Path) -> None:
     """Remove whatever is at `path`; nothing there is no error."""
     with suppress(FileNotFoundError):
         remove(None, os.fspath(path))
+
+
+def discard_tree(path: Path) -> None:
+    """Remove whatever is at `path`, as far as that is possible."""
+    try:
+        remove_tree(path)
+    except OSError as error:
+        _log.warning("%s stays behind: %s", path, error)
 
 
 def remove(parent: int | None, name: str) -> None:

@@ -5,9 +5,9 @@
 no process of the job is left, so nothing moves underneath. `cache_contents` and
 `restore_contents` do the same across processes.
 
-The whole directory is looked at each time (2,000 files take some 5 ms). A file counts as
-changed where its size, times or inode differ; contents are never read. Not watched: times
-of directories, owners, access lists.
+Only what `adr.worker.watch` names is looked at, and the whole directory where it does not
+know. A file counts as changed where its size, times or inode differ; contents are never
+read. Not looked at: times of directories, owners, access lists.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from adr.worker.tree import (
     set_modes,
     walk,
 )
+from adr.worker.watch import Watch
 
 __all__ = ["Changes", "Workspace", "cache_contents", "restore_contents"]
 
@@ -83,6 +84,7 @@ class Workspace:
         self.directory = directory
         self._restore = restore
         self._baseline: dict[str, Entry] = {}
+        self._watch: Watch | None = None
 
     def snapshot(self) -> None:
         """Take the present contents as what `restore` goes back to."""
@@ -94,6 +96,7 @@ class Workspace:
                 baseline.update((prefix + name, entry) for name, entry in entries)
             set_modes(root, {**forced, "": baseline[""].permissions})
         self._baseline = baseline
+        self._watch_anew()
         _outlast(entry.ctime_ns for entry in baseline.values())
 
     def changes(self) -> Changes:
@@ -102,6 +105,39 @@ class Workspace:
         Directories that their owner may not list are opened up on the way. Where the
         directory itself is gone, all originals are removed.
         """
+        touched = self._watch.touched() if self._watch else None
+        return self._all_changes() if touched is None else self._changes_among(touched)
+
+    def _changes_among(self, touched: set[str]) -> Changes:
+        """Compare some names: entries of directories that were there from the beginning."""
+        changes = Changes()
+        seen: set[str] = set()
+        with open_tree(self.directory) as root:
+            for path in sorted(touched):
+                folder, _, base = path.rpartition("/")
+                with opened(root, folder) as fd:
+                    try:
+                        status = os.stat(base or ".", dir_fd=fd, follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    link = stat.S_ISLNK(status.st_mode)
+                    entry = Entry.of(status, os.readlink(base, dir_fd=fd) if link else "")
+                self._compare(changes, seen, path, entry)
+                if entry.is_dir and path not in self._baseline:
+                    self._compare_new(changes, seen, path)
+        changes.removed.extend(sorted((touched & self._baseline.keys()) - seen))
+        return changes
+
+    def _compare_new(self, changes: Changes, seen: set[str], top: str) -> None:
+        """Enter what a new directory holds into `changes`."""
+        with open_tree(self.directory / top) as root:
+            for folder, entries in walk(root, {}):
+                prefix = f"{top}/{folder}/" if folder else f"{top}/"
+                for name, entry in entries:
+                    self._compare(changes, seen, prefix + name, entry)
+
+    def _all_changes(self) -> Changes:
+        """Compare the whole directory."""
         changes = Changes()
         seen: set[str] = set()
         try:
@@ -132,8 +168,19 @@ class Workspace:
             If that is not possible (a full disk, an immutable file, an original that cannot
             be had again). The directory is then of no use; unpack it anew.
         """
-        if changes == Changes():
-            return
+        try:
+            if changes != Changes():
+                self._undo(changes)
+        finally:
+            # What was undone touched names as well.
+            if self._watch is None or self._watch.touched() is None:
+                self._watch_anew()
+
+    def _watch_anew(self) -> None:
+        folders = [name for name, entry in self._baseline.items() if entry.is_dir]
+        self._watch = Watch(self.directory, folders)
+
+    def _undo(self, changes: Changes) -> None:
         if "" in changes.removed:
             remove_tree(self.directory)
             self.directory.mkdir(OPEN)
