@@ -16,11 +16,12 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adr.errors import RunnerGone, UsageError
+from adr.errors import AdrError, RunnerGone, Unavailable, UsageError
 from adr.ledgers.base import Ledger
 from adr.models import SCHEMA
 from adr.roster import DEAD_AFTER_S, HEARTBEAT_S, Roster, WorkerLocks
@@ -141,8 +142,17 @@ def create_runner(
     """
     if not local:
         made = _open_aws(str(uuid.uuid4()), region_name, None)
-        made.store.create()
-        made.ledger.create()
+        try:
+            made.store.create()
+            made.ledger.create()
+        except Unavailable:
+            raise
+        except AdrError:
+            # A bucket without a queue would be listed as what is left of a runner.
+            for part in (made.ledger, made.store):
+                with suppress(AdrError):
+                    part.destroy()
+            raise
         return made
     path = Path(os.path.abspath(directory)) if directory else _registry() / str(uuid.uuid4())
     _check_place(path, empty=listed)
