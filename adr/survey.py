@@ -160,9 +160,12 @@ class Survey:
                     for key, document in zip(fresh, documents, strict=True):
                         self._manifests[key] = read_manifest(document.body)
             found: dict[str, list[Manifest]] = {}
-            for key in keys:
-                manifest = self._manifests.get(key)
-                if manifest and batch in (None, manifest.batch):
+            # Ids tell the minute only: of two batches in one, they do not tell the older.
+            for manifest in sorted(
+                (self._manifests[key] for key in keys if key in self._manifests),
+                key=lambda manifest: (manifest.created, manifest.batch),
+            ):
+                if batch in (None, manifest.batch):
                     found.setdefault(manifest.batch, []).append(manifest)
             return found
 
