@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +88,16 @@ __all__ = [
     "upload_batch",
     "upload_files",
 ]
+
+#: Variables of AWS that tell of no credentials.
+_NO_CREDENTIALS = ("AWS_EC2_METADATA_DISABLED",)
+#: Files and folders in which boto3 may find credentials.
+_OF_BOTO = ("~/.aws", "~/.boto", "/etc/boto.cfg")
+#: Files of Linux whose beginning tells of a machine of EC2, which may have a role.
+_SIGNS_OF_EC2 = (
+    ("/sys/devices/virtual/dmi/id/sys_vendor", "amazon"),
+    ("/sys/hypervisor/uuid", "ec2"),
+)
 
 
 @dataclass(frozen=True)
@@ -163,22 +174,26 @@ def get_runners(region_name: str | None = None) -> list[str]:
     return sorted(name for name in queues & buckets if is_runner_id(name))
 
 
-def list_runners(region_name: str | None = None) -> list[RunnerInfo]:
+def list_runners(region_name: str | None = None, *, local: bool = False) -> list[RunnerInfo]:
     """List local runners, and those on AWS where there are credentials for it.
 
     Parameters
     ----------
     region_name : str, optional
         Amazon region identifier
+    local : bool, optional
+        List the local ones only [default: False]
 
     Returns
     -------
     list of RunnerInfo
         Local runners first, then those with jobs or workers, then those with results only
     """
+    infos = [_described(open_runner(path)) for path in local_runners()]
+    if local or not _may_have_credentials():
+        return infos
     from adr.aws import has_credentials, list_names
 
-    infos = [_described(open_runner(path)) for path in local_runners()]
     if has_credentials():
         queues, buckets = list_names(region_name)
         for name in sorted(filter(is_runner_id, buckets), key=lambda name: name not in queues):
@@ -682,6 +697,24 @@ def _delete(
     runner.store.delete(found)
     progress.advance(len(found))
     progress.finish()
+
+
+def _may_have_credentials() -> bool:
+    """Tell whether it is worth asking boto3 for credentials, which takes a noticeable time.
+
+    Where nothing says so, it would import for nothing and wait for the metadata service.
+    """
+    if any(name.startswith("AWS_") and name not in _NO_CREDENTIALS for name in os.environ):
+        return True
+    if config.load_config("aws", "credentials", "access_key_id"):
+        return True
+    if "BOTO_CONFIG" in os.environ or any(Path(each).expanduser().exists() for each in _OF_BOTO):
+        return True
+    for path, beginning in _SIGNS_OF_EC2:
+        with suppress(OSError):
+            if Path(path).read_text("ascii", "replace").lower().startswith(beginning):
+                return True
+    return False
 
 
 def _described(runner: Runner) -> RunnerInfo:

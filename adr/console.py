@@ -295,6 +295,7 @@ def adr_queue(given: Arguments) -> int:
       <general options>
     """
     from adr import adr as core
+    from adr.runner import is_runner_id
 
     files = given.files()
     runner = given.text("--runner")
@@ -304,7 +305,7 @@ def adr_queue(given: Arguments) -> int:
             runner = named[-1]
             files.pop(len(named) - 1)
     runner = address(runner) if runner else current_runner()
-    plan = _plan(given, files)
+    plan = _plan(given, files, avoid=[] if is_runner_id(runner) else [runner])
     if _only_shown(given, plan):
         return 0
     if not given.flag("--quiet"):
@@ -624,6 +625,7 @@ def _current_after(given: Arguments, destroyed: str) -> str | None:
     """Make another live runner the current one, where the current one was destroyed."""
     from adr import adr as core
     from adr import config
+    from adr.runner import is_runner_id
 
     current = configured_runner()
     if current is None or not same_runner(current, destroyed):
@@ -631,7 +633,9 @@ def _current_after(given: Arguments, destroyed: str) -> str | None:
     # Unset first: whatever happens next, the configuration must not name what is gone.
     config.update_config("runner", None)
     try:
-        runners = core.list_runners(given.text("--region"))
+        # After a local runner comes another local one: AWS has no part in this.
+        local = not is_runner_id(destroyed)
+        runners = core.list_runners(given.text("--region"), local=local)
     except AdrError as error:
         _log.warning("no other runner becomes the current one: %s", error)
         return None
