@@ -274,7 +274,10 @@ class Worker:
     def _patience_s(self) -> float:
         if not self._stop_on_empty and self._left is None:
             return self._runner.ledger.poll_s
-        return min(self._runner.ledger.poll_s, 1.0 if self._is_idle() else 5.0)
+        # While jobs run, about as long as one of them: then there may be none left to wait for.
+        job_s = 5.0 if self._job_s is None else self._job_s
+        longest_s = 1.0 if self._is_idle() else min(5.0, max(1.0, job_s))
+        return min(self._runner.ledger.poll_s, longest_s)
 
     def _is_idle(self) -> bool:
         """Tell whether no job runs or is about to."""
