@@ -36,6 +36,7 @@ from adr.survey import Survey
 from adr.transfer import Fetch, fetch
 from adr.worker.loop import Worker
 from adr.worker.signals import stopping
+from adr.worker.tree import discard_tree
 
 __all__ = ["RUNNER_FOLDER", "RunReport", "fetches", "run_batch"]
 
@@ -90,7 +91,10 @@ def run_batch(
     """
     folder = Path(os.path.abspath(to))
     worker = new_id()
+    workingdir = folder / RUNNER_FOLDER / "work"
     with _opened(folder, worker) as runner:
+        # Whatever lies there was left by a run that was killed, and this one may need no worker.
+        discard_tree(workingdir)
         plan = plan.with_fingerprints(progress)
         same = _Sameness(plan.jobs)
         labels = {same.key(job): job.label for job in plan.jobs}
@@ -104,7 +108,7 @@ def run_batch(
         work = Worker(
             runner,
             worker,
-            folder / RUNNER_FOLDER / "work",
+            workingdir,
             slots=slots,
             stop_on_empty=True,
             on_settled=follower.settled.put,

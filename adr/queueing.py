@@ -27,6 +27,7 @@ from adr.bundle import write_bundle
 from adr.errors import NotFound
 from adr.keys import BATCHES, MANIFEST, bundle_key, manifest_key, seal_key, sent_key
 from adr.models import SCHEMA, Job
+from adr.orders import read_orders
 from adr.progress import SILENT, Progress
 from adr.runner import Runner
 
@@ -106,15 +107,19 @@ def queue_single(runner: Runner, job: Job) -> None:
 
 
 def _unfinished(runner: Runner, digest: str) -> Manifest | None:
-    """Find the batch of the same work whose queueing was cut off."""
+    """Find the batch of the same work whose queueing was cut off, unless it was called off."""
     keys = {entry.key for entry in runner.store.list(BATCHES)}
     for key in sorted(keys):
         name = key.removeprefix(BATCHES).removesuffix(MANIFEST)
         if key.endswith(MANIFEST) and seal_key(name) not in keys and "+" not in name:
             manifest = read_manifest(runner.store.read(key).body)
-            if manifest.digest == digest:
+            if manifest.digest == digest and not _is_called_off(runner, name):
                 return manifest
     return None
+
+
+def _is_called_off(runner: Runner, batch: str) -> bool:
+    return batch in read_orders(runner.store).destroyed_batches
 
 
 def _sent(runner: Runner, batch: str) -> int:

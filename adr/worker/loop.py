@@ -36,12 +36,15 @@ __all__ = ["Worker", "WorkerReport"]
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
+_LISTEN_S = 0.1
 _ORDERS_S = 10.0
 #: A lease that has not begun after this long goes back to the queue.
 _UNSTARTED_S = 5.0
 #: Prefetch as many jobs as the slots finish in this time.
 _AHEAD_S = 1.0
 _MOST_AHEAD = 100
+#: As many as one call leases on SQS.
+_ENOUGH = 10
 _LOOKS = 3
 _BETWEEN_LOOKS_S = 20.0
 _LONGEST_PAUSE_S = 30.0
@@ -172,7 +175,10 @@ class Worker:
         receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
         for thread in (*keepers, *threads, receiver):
             thread.start()
-        self._ending.wait()
+        # A signal may come to another thread, which does not wake this one from a wait without
+        # end, and its handler sets the event, whose lock this thread must not hold then.
+        while not self._ending.is_set():
+            receiver.join(_LISTEN_S)
         self._drain(slots, threads)
         self._outbox.close()
         self._over.set()
@@ -269,6 +275,9 @@ class Worker:
         if self._job_s is not None and self._job_s < _AHEAD_S:
             ahead = min(_MOST_AHEAD, int(self._slots * _AHEAD_S / max(self._job_s, 0.001)))
         wanted = self._slots + ahead - len(self._turns) - len(self._ready)
+        # While there is something ahead, many are leased by one call rather than one by each.
+        if self._ready and wanted < min(_ENOUGH, 1 + ahead // 2):
+            return 0
         return wanted if self._left is None else min(wanted, self._left)
 
     def _patience_s(self) -> float:
