@@ -41,7 +41,7 @@ __all__ = [
 SCHEMA = 1
 
 
-def check_schema(data: Mapping[str, Any], what: str) -> None:
+def check_schema(data: object, what: str) -> None:
     """Refuse `data` that a newer adr wrote.
 
     Raises
@@ -49,7 +49,7 @@ def check_schema(data: Mapping[str, Any], what: str) -> None:
     AdrError
         If the schema is missing or newer than `SCHEMA`.
     """
-    schema = data.get("schema")
+    schema = data.get("schema") if isinstance(data, Mapping) else None
     if not isinstance(schema, int):
         raise AdrError(f"{what} is not adr's: it has no schema number")
     if schema > SCHEMA:

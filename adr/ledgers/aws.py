@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from adr.clock import boot_time
-from adr.errors import AdrError
+from adr.errors import AdrError, RunnerGone, ServiceError
 from adr.ledgers.base import LOST_LIMIT, lost_too_often
 from adr.ledgers.cards import Card, Cards
 from adr.ledgers.journal import Journal, JournalReader
@@ -44,6 +44,10 @@ CARD_AFTER_S = 600.0
 CEILING_S = 12 * 3600.0
 
 _REMEMBERED = 100_000
+#: A message that comes back again and again while its holder lives is hidden for longer each
+#: time, up to so many visibility timeouts: receives are counted, and a limit of them ends it.
+_LONGEST_HIDING = 12
+_RECEIVES_PER_STEP = 16
 
 
 @dataclass
@@ -57,7 +61,9 @@ class _Hold:
     taken_at: float
     #: Boot time at which this attempt got its lease.
     since: float
-    #: Whether the card names this worker as its holder.
+    #: Whether the card was to name this attempt; an error leaves it open whether it does.
+    tried: bool = False
+    #: Whether the card names this attempt.
     carded: bool = False
     #: Whether its record is in the journal.
     recorded: bool = False
@@ -106,7 +112,8 @@ class AwsLedger:
         self._guard = threading.RLock()
         self._holds: dict[str, _Hold] = {}
         self._held: dict[JobId, str] = {}
-        self._settled: OrderedDict[JobId, None] = OrderedDict()
+        #: Jobs that were settled here lately, with their attempts.
+        self._settled: OrderedDict[JobId, str] = OrderedDict()
 
     def create(self) -> None:
         """Make the queue and its dead-letter queue; idempotent."""
@@ -129,32 +136,34 @@ class AwsLedger:
         leases: list[Lease] = []
         unusual: list[tuple[Message, Job]] = []
         done: list[str] = []
-        for message in messages:
-            try:
-                data = json.loads(message.body)
-                job = Job.from_dict(data)
-            except (AdrError, ValueError, TypeError, KeyError) as error:
-                _log.warning("left a message that is not a job in the queue: %s", error)
-                continue
-            with self._guard:
-                if self._take_again(job, message, asked_at):
-                    continue
-                if job.id in self._settled:
-                    done.append(message.handle)
-                elif message.receives > 1 or data.get("check"):
-                    unusual.append((message, job))
-                else:
-                    leases.append(self._hold(message, job, asked_at))
         try:
+            for message in messages:
+                try:
+                    data = json.loads(message.body)
+                    job = Job.from_dict(data)
+                except (AdrError, ValueError, TypeError, KeyError) as error:
+                    _log.warning("left a message that is not a job in the queue: %s", error)
+                    continue
+                with self._guard:
+                    if self._is_held(job, message, asked_at, done):
+                        continue
+                    if job.id in self._settled:
+                        done.append(message.handle)
+                    elif message.receives > 1 or data.get("check"):
+                        unusual.append((message, job))
+                    else:
+                        leases.append(self._hold(message, job, asked_at))
             if unusual:
                 self._look_into(unusual, asked_at, leases, done)
-            if done:
-                self._queue.delete(done)
         except BaseException:
             # Nobody gets to know of these: they have to be free for their next delivery.
             for lease in leases:
-                self._drop(self._holds[lease.attempt])
+                self._drop(lease)
             raise
+        try:
+            self._queue.delete(done)
+        except ServiceError as error:
+            _log.warning("%d decided jobs stay until their next delivery: %s", len(done), error)
         return leases
 
     def start(self, leases: Sequence[Lease]) -> list[Lease]:
@@ -168,84 +177,78 @@ class AwsLedger:
             if in_time and (lease.ordinary or self._write_card(hold)):
                 begun.append(lease)
             else:
-                self._drop(hold)
+                self._drop(lease)
         return begun
 
     def extend(self, leases: Sequence[Lease]) -> list[Lease]:
         """Hide the messages whose time is half over for another visibility timeout.
 
-        A job older than `card_after_s` gets a card first. At the ceiling of SQS the card
-        alone holds it: the message comes back, and whoever receives it sees the holder.
+        A job older than `card_after_s` gets a card. At the ceiling of SQS the card alone
+        holds it: the message comes back, and whoever receives it sees the holder.
         """
-        kept, due = [], []
-        for lease in leases:
-            hold = self._holds.get(lease.attempt)
-            if hold is None:
-                continue
-            now = boot_time()
-            old = now - hold.since >= self._card_after_s and now < hold.lease.deadline
-            if old and not hold.carded and not self._write_card(hold):
-                self._drop(hold)
-            elif hold.lease.deadline - now > self._visibility_s / 2:
-                kept.append(hold)
-            elif now < hold.lease.deadline and not self._is_near_ceiling(hold, now):
-                due.append(hold)
-            elif (hold.carded or now < hold.lease.deadline) and self._rest_on_card(hold):
-                kept.append(hold)
+        holds = [self._holds[each.attempt] for each in leases if each.attempt in self._holds]
+        # First, and for all of them: trouble with a card is not to cost the others their leases.
+        self._hide_longer(holds)
+        kept = []
+        for hold in holds:
+            if self._is_kept(hold):
+                kept.append(hold.lease)
             else:
-                self._drop(hold)
-        asked_at = boot_time()
-        failed = self._queue.hide([hold.handle for hold in due], self._visibility_s)
-        for hold in due:
-            reason = failed.get(hold.handle)
-            if reason is None:
-                hold.lease = replace(hold.lease, deadline=asked_at + self._visibility_s)
-            elif "beyond the limit" not in reason:
-                _log.warning("could not extend the lease of %s: %s", hold.lease.job.name, reason)
-            elif not self._rest_on_card(hold):
-                self._drop(hold)
-                continue
-            kept.append(hold)
-        return [hold.lease for hold in kept]
+                self._drop(hold.lease)
+        return kept
 
     def release(self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False) -> None:
         """Show the messages again after `delay_s`, at most 12 hours."""
-        handles = []
-        for lease in leases:
-            hold = self._holds.get(lease.attempt)
-            if hold is None:
-                continue
-            if boot_time() >= hold.lease.deadline:
-                self._drop(hold)
-                continue
-            if failed or hold.carded:
-                self._cards.change(lease.job, partial(_end, attempt=lease.attempt, failed=failed))
-            handles.append(hold.handle)
-            self._drop(hold)
+        holds = [self._holds[each.attempt] for each in leases if each.attempt in self._holds]
+        for hold in holds:
+            # Whatever follows: nobody speaks of it again, so its next delivery has to count.
+            self._drop(hold.lease)
+        trouble: ServiceError | None = None
+        shown = []
+        for hold in holds:
+            lease = hold.lease
+            if hold.tried or (failed and boot_time() < lease.deadline):
+                step = partial(_end, job=lease.job, attempt=lease.attempt, failed=failed)
+                try:
+                    self._cards.change(lease.job, step)
+                except ServiceError as error:
+                    trouble = error
+                    continue
+            if boot_time() < lease.deadline:
+                shown.append(hold.handle)
         # A handle from before the ceiling may be refused; the message then comes back by itself.
-        for handle, reason in self._queue.hide(handles, min(delay_s, self._ceiling_s)).items():
+        for handle, reason in self._queue.hide(shown, min(delay_s, self._ceiling_s)).items():
             _log.debug("could not show the message %s at once: %s", handle, reason)
+        if trouble:
+            raise trouble
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Append the records to the journal, then delete the messages."""
-        fresh, settled = [], []
+        fresh, settled, late = [], [], []
         for outcome in outcomes:
-            hold = self._holds.get(outcome.lease.attempt)
+            lease = outcome.lease
+            hold = self._holds.get(lease.attempt)
             if hold is None:
+                if self._settled.get(lease.job.id) != lease.attempt:
+                    fresh.append(outcome.marked_late().record)
+            elif hold.recorded:
+                settled.append(hold)
+            elif self._is_ours(hold):
+                settled.append(hold)
+                fresh.append(outcome.record)
+            else:
+                late.append(hold)
                 fresh.append(outcome.marked_late().record)
-                continue
-            settled.append(hold)
-            if not hold.recorded:
-                late = not self._is_ours(hold)
-                fresh.append((outcome.marked_late() if late else outcome).record)
         self._journal.append(fresh)
+        for hold in late:
+            self._drop(hold.lease)
         for hold in settled:
             hold.recorded = True
         handles = [hold.handle for hold in settled]
         for handle, reason in self._queue.delete(handles).items():
             _log.warning("a settled message stays until its next delivery: %s %s", handle, reason)
         for hold in settled:
-            self._drop(hold, settled=True)
+            self._drop(hold.lease, settled=True)
 
     def depth(self) -> Depth:
         """Count the messages, approximately."""
@@ -263,36 +266,95 @@ class AwsLedger:
         done: list[str],
     ) -> None:
         """Add the unusual jobs that need a run to `leases`, handles of decided ones to `done`."""
-        decided: dict[tuple[str, int], int] = {}
-        for record in self.records({job.batch for _, job in unusual}):
-            place = (record.batch, record.index)
-            decided[place] = max(record.generation, decided.get(place, 0))
+        decided: dict[str, dict[int, int]] = {}
         for message, job in unusual:
-            if self._take_again(job, message, asked_at):
+            try:
+                if job.batch not in decided:
+                    decided[job.batch] = self._decided(job.batch)
+                card = self._cards.read(job)
+            except (RunnerGone, ServiceError):
+                raise
+            except AdrError as error:
+                _log.warning("left %s in the queue: %s", job.name, error)
                 continue
-            card = self._cards.read(job)
-            newest = max(card.generation, decided.get((job.batch, job.index), -1) + 1)
+            newest = max(card.generation, decided[job.batch].get(job.index, -1) + 1)
             if newest > job.generation:
                 done.append(message.handle)
             elif self._is_others(card):
                 _log.debug("%s is held by worker %s", job.name, card.holder)
-            elif card.starts >= LOST_LIMIT:
-                lease = self._hold(message, job, asked_at)
-                self.settle([Outcome(lease, lost_too_often(job, lease.attempt, card.starts))])
+                times = min(_LONGEST_HIDING, 1 + message.receives // _RECEIVES_PER_STEP)
+                if times > 1:
+                    self._queue.hide([message.handle], times * self._visibility_s)
             else:
-                leases.append(self._hold(message, job, asked_at, card))
+                with self._guard:
+                    if self._is_held(job, message, asked_at, done):
+                        continue
+                    lease = self._hold(message, job, asked_at, card)
+                    leases.append(lease)
+                if card.starts >= LOST_LIMIT:
+                    self.settle([Outcome(lease, lost_too_often(job, lease.attempt, card.starts))])
+                    leases.remove(lease)
+
+    def _decided(self, batch: str) -> dict[int, int]:
+        """Return the newest decided generation of each job of a batch that has one."""
+        decided: dict[int, int] = {}
+        for record in self.records([batch]):
+            decided[record.index] = max(record.generation, decided.get(record.index, 0))
+        return decided
+
+    def _hide_longer(self, holds: Sequence[_Hold]) -> None:
+        """Extend the leases whose time is half over and that are not at the ceiling."""
+        asked_at = boot_time()
+        due = {
+            hold.handle: hold
+            for hold in holds
+            if asked_at < hold.lease.deadline <= asked_at + self._visibility_s / 2
+            and not self._is_near_ceiling(hold, asked_at)
+        }
+        failed = self._queue.hide(list(due), self._visibility_s)
+        answered_at = boot_time()
+        for handle, hold in due.items():
+            reason = failed.get(handle)
+            if reason is None:
+                # SQS answers the same where the message was visible by then.
+                if answered_at < hold.lease.deadline:
+                    hold.lease = replace(hold.lease, deadline=asked_at + self._visibility_s)
+            elif "beyond the limit" in reason:
+                hold.taken_at = -math.inf
+            else:
+                _log.warning("could not extend the lease of %s: %s", hold.lease.job.name, reason)
+
+    def _is_kept(self, hold: _Hold) -> bool:
+        """Tell whether a lease stands, by its message or by a card that is written for it."""
+        now = boot_time()
+        in_time = now < hold.lease.deadline
+        old = now - hold.since >= self._card_after_s
+        if old and in_time and not hold.carded and not self._write_card(hold):
+            return False
+        if hold.lease.deadline - now > self._visibility_s / 2:
+            return True
+        if in_time and not self._is_near_ceiling(hold, now):
+            return True
+        return (hold.carded or in_time) and self._rest_on_card(hold)
 
     def _is_near_ceiling(self, hold: _Hold, now: float) -> bool:
         return now - hold.taken_at + self._visibility_s > self._ceiling_s
 
-    def _take_again(self, job: Job, message: Message, asked_at: float) -> bool:
-        """Go on with the newer receipt of a job that this worker holds, if it holds it."""
+    def _is_held(self, job: Job, message: Message, asked_at: float, done: list[str]) -> bool:
+        """Deal with the message of a job that this worker holds; tell whether it was one.
+
+        A newer receipt prolongs the lease. Another message of the same job, which a send
+        without an answer may leave, is one too many while ours is hidden from all others.
+        """
         attempt = self._held.get(job.id)
         if attempt is None:
             return False
         hold = self._holds[attempt]
-        hold.handle, hold.taken_at = message.handle, asked_at
-        hold.lease = replace(hold.lease, deadline=asked_at + self._visibility_s)
+        if message.id == hold.lease.handle:
+            hold.handle, hold.taken_at = message.handle, asked_at
+            hold.lease = replace(hold.lease, deadline=asked_at + self._visibility_s)
+        elif boot_time() < hold.lease.deadline < math.inf:
+            done.append(message.handle)
         return True
 
     def _hold(self, message: Message, job: Job, asked_at: float, card: Card | None = None) -> Lease:
@@ -311,12 +373,13 @@ class AwsLedger:
             self._held[job.id] = lease.attempt
         return lease
 
-    def _drop(self, hold: _Hold, settled: bool = False) -> None:
+    def _drop(self, lease: Lease, settled: bool = False) -> None:
         with self._guard:
-            self._holds.pop(hold.lease.attempt, None)
-            self._held.pop(hold.lease.job.id, None)
+            self._holds.pop(lease.attempt, None)
+            if self._held.get(lease.job.id) == lease.attempt:
+                del self._held[lease.job.id]
             if settled:
-                self._settled[hold.lease.job.id] = None
+                self._settled[lease.job.id] = lease.attempt
                 if len(self._settled) > _REMEMBERED:
                     self._settled.popitem(last=False)
 
@@ -331,6 +394,7 @@ class AwsLedger:
                 return None
             return card.begun(self._worker, attempt)
 
+        hold.tried = True
         hold.carded = self._cards.change(job, begin) is not None
         return hold.carded
 
@@ -357,6 +421,9 @@ class AwsLedger:
         return hold.carded and self._card_is_ours(hold)
 
 
-def _end(card: Card, attempt: str, failed: bool) -> Card | None:
-    """Return the card after the end of `attempt`, unless another attempt has taken it."""
-    return card.ended(failed) if card.attempt in (None, attempt) else None
+def _end(card: Card, job: Job, attempt: str, failed: bool) -> Card | None:
+    """Return the card after the end of `attempt`; None where that does not concern it."""
+    if card.generation != job.generation:
+        return None
+    is_its_end = card.attempt == attempt or (failed and card.attempt is None)
+    return card.ended(failed) if is_its_end else None

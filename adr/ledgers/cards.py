@@ -45,7 +45,7 @@ class Card:
             self,
             holder=None,
             attempt=None,
-            starts=max(0, self.starts - 1),
+            starts=self.starts - (self.attempt is not None),
             failures=self.failures + failed,
             releases=self.releases + (not failed),
         )

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 
 from adr.errors import Conflict, NotFound
 from adr.keys import journal_key, journal_prefix
@@ -23,11 +24,13 @@ __all__ = ["Journal", "JournalReader"]
 
 _PAGE_BYTES = 1 << 20
 _READERS = 16
+#: So many batches are appended to at a time; one that was longer ago begins a new object.
+_OPEN_PAGES = 16
 
 
 @dataclass
 class _Page:
-    number: int = 0
+    number: int
     etag: str | None = None
     body: bytes = b""
 
@@ -46,7 +49,8 @@ class Journal:
     def __init__(self, store: ObjectStore, worker: str) -> None:
         self._store = store
         self._worker = worker
-        self._pages: dict[str, _Page] = defaultdict(_Page)
+        self._pages: OrderedDict[str, _Page] = OrderedDict()
+        self._numbers = count()
         self._guard = threading.Lock()
 
     def append(self, records: Sequence[JobRecord]) -> None:
@@ -60,7 +64,7 @@ class Journal:
 
     def _append(self, batch: str, added: bytes) -> None:
         while True:
-            page = self._pages[batch]
+            page = self._pages.get(batch) or self._turn(batch)
             if page.body and len(page.body) + len(added) > _PAGE_BYTES:
                 page = self._turn(batch)
             key, body = journal_key(batch, self._worker, page.number), page.body + added
@@ -75,11 +79,14 @@ class Journal:
                     continue
                 page.etag = etag
             page.body = body
+            self._pages.move_to_end(batch)
             return
 
     def _turn(self, batch: str) -> _Page:
-        self._pages[batch] = _Page(self._pages[batch].number + 1)
-        return self._pages[batch]
+        page = self._pages[batch] = _Page(next(self._numbers))
+        if len(self._pages) > _OPEN_PAGES:
+            self._pages.popitem(last=False)
+        return page
 
     def _etag_if_ours(self, key: str, body: bytes) -> str | None:
         """Tell whether a refused write had been carried out by an earlier try."""
