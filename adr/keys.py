@@ -109,8 +109,8 @@ def result_key(batch: str, index: int, attempt: str, name: str) -> str:
     """Return the key of one result.
 
     Bytes that are not plain in a key or a file name are written as ``%XX``. A name that
-    becomes too long for a key or a file system is replaced by ``%`` and its SHA-256, which
-    no quoted name can equal because a true ``%`` is quoted as well.
+    becomes too long for a key or a file system is replaced by ``%-`` and its SHA-256, which
+    no quoted name can equal: there a ``%`` is always followed by two digits.
 
     Parameters
     ----------
@@ -124,5 +124,5 @@ def result_key(batch: str, index: int, attempt: str, name: str) -> str:
         segments.append(quoted.replace(".", "%2E") if quoted in (".", "..") else quoted)
     text = "/".join(segments)
     if len(text) > _LONGEST_NAME_BYTES or max(map(len, segments)) > _LONGEST_SEGMENT_BYTES:
-        text = "%" + hashlib.sha256(raw).hexdigest()
+        text = "%-" + hashlib.sha256(raw).hexdigest()
     return results_prefix(batch, index, attempt) + text
