@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,14 +39,16 @@ class WorkerLocks:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._mine: dict[str, int] = {}
+        self._guard = threading.Lock()
 
     def hold(self, worker: str) -> None:
         """Take the lock of `worker` until `drop` or the end of this process; idempotent."""
-        if worker in self._mine:
-            return
-        handle = os.open(self._path(worker), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._mine[worker] = handle
+        with self._guard:
+            if worker in self._mine:
+                return
+            handle = os.open(self._path(worker), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._mine[worker] = handle
 
     def drop(self, worker: str) -> None:
         """Let go of a lock that this process holds; idempotent."""

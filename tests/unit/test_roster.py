@@ -1,0 +1,219 @@
+"""Who lives: by the lock of a process, or by the age of a heartbeat."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from adr.aws import Connection
+from adr.models import SlotInfo, WorkerInfo
+from adr.roster import Roster, WorkerLocks
+from adr.stores.base import ObjectStore
+from adr.stores.directory import DirectoryStore
+from adr.stores.s3 import S3Store
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from adr.roster import WorkerLocks
+locks = WorkerLocks(Path(sys.argv[1]))
+locks.hold(sys.argv[2])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def process_that_holds(directory: Path, worker: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLDER, str(directory), worker]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def info(worker: str = "w", started_at: float = 1.0, host: str = "host") -> WorkerInfo:
+    slot = SlotInfo("b", 1, 0, "a", 2.5)
+    return WorkerInfo(worker, host, 7, 2, started_at, "1.0", 3, (slot,))
+
+
+class TestLocks:
+    def test_a_worker_lives_while_it_holds_its_lock(self, tmp_path: Path) -> None:
+        mine, others = WorkerLocks(tmp_path), WorkerLocks(tmp_path)
+
+        mine.hold("w")
+        mine.hold("w")
+
+        assert mine.is_held("w")
+        assert others.is_held("w")
+        mine.drop("w")
+        mine.drop("w")
+        assert not mine.is_held("w")
+        assert not others.is_held("w")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_worker_nobody_has_heard_of_is_dead(self, tmp_path: Path) -> None:
+        locks = WorkerLocks(tmp_path)
+
+        assert not locks.is_held("nobody")
+        with locks.if_dead("nobody") as dead:
+            assert dead
+
+    def test_asking_does_not_disturb(self, tmp_path: Path) -> None:
+        mine, others = WorkerLocks(tmp_path), WorkerLocks(tmp_path)
+        mine.hold("w")
+
+        for locks in (mine, others):
+            with locks.if_dead("w") as dead:
+                assert not dead
+
+        assert others.is_held("w")
+
+    def test_a_killed_process_holds_nothing(
+        self, tmp_path: Path, wait_for: Callable[..., bool]
+    ) -> None:
+        locks = WorkerLocks(tmp_path)
+        with process_that_holds(tmp_path, "w") as process:
+            assert locks.is_held("w")
+            with locks.if_dead("w") as dead:
+                assert not dead
+
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+            with locks.if_dead("w") as dead:
+                assert dead
+        assert list(tmp_path.iterdir()) == []
+
+    def test_only_one_deals_with_the_dead_at_a_time(self, tmp_path: Path) -> None:
+        with process_that_holds(tmp_path, "w") as process:
+            process.kill()
+        one, two = WorkerLocks(tmp_path), WorkerLocks(tmp_path)
+
+        with one.if_dead("w") as mine, two.if_dead("w") as theirs:
+            assert (mine, theirs) == (True, False)
+
+        with two.if_dead("w") as dead:
+            assert dead
+
+    def test_a_child_does_not_inherit_a_lock(self, tmp_path: Path) -> None:
+        mine, others = WorkerLocks(tmp_path), WorkerLocks(tmp_path)
+        mine.hold("w")
+        command = [sys.executable, "-c", "print('up', flush=True); input()"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False
+        ) as child:
+            assert child.stdout
+            child.stdout.readline()
+
+            mine.drop("w")
+
+            assert not others.is_held("w")
+            child.kill()
+
+    def test_threads_may_take_it_at_once(self, tmp_path: Path) -> None:
+        together = threading.Barrier(8)
+
+        def hold(locks: WorkerLocks) -> None:
+            together.wait(10)
+            locks.hold("w")
+
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                locks = WorkerLocks(tmp_path)
+                for future in [pool.submit(hold, locks) for _ in range(8)]:
+                    future.result()
+                locks.drop("w")
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    made: ObjectStore
+    if request.param == "directory":
+        made = DirectoryStore(tmp_path / "store")
+    else:
+        request.getfixturevalue("aws_env")
+        made = S3Store(Connection(str(uuid.uuid4())))
+    made.create()
+    return made
+
+
+class TestHeartbeats:
+    def test_a_heartbeat_is_read_as_it_was_written(self, store: ObjectStore) -> None:
+        roster = Roster(store)
+
+        roster.beat(info())
+
+        assert roster.alive() == [info()]
+        assert roster.is_alive("w")
+
+    def test_one_who_leaves_is_dead(self, store: ObjectStore) -> None:
+        roster = Roster(store)
+        roster.beat(info())
+
+        roster.leave("w")
+        roster.leave("w")
+
+        assert not roster.is_alive("w")
+        assert roster.alive() == []
+
+    def test_one_who_never_came_is_dead(self, store: ObjectStore) -> None:
+        assert not Roster(store).is_alive("w")
+        assert Roster(store).alive() == []
+
+    def test_one_whose_heart_has_stopped_is_dead_until_it_beats_again(
+        self, store: ObjectStore, wait_for: Callable[..., bool]
+    ) -> None:
+        roster, strict = Roster(store), Roster(store, dead_after_s=1)
+        roster.beat(info())
+        wait_for(lambda: not strict.is_alive("w"))
+
+        assert strict.alive() == []
+        assert roster.alive() == [info()]
+
+        roster.beat(info())
+        assert strict.is_alive("w")
+
+    def test_workers_come_in_the_order_of_their_start(self, store: ObjectStore) -> None:
+        roster = Roster(store)
+        for worker, started_at in (("a", 3.0), ("b", 1.0), ("d", 2.0), ("c", 2.0)):
+            roster.beat(info(worker, started_at))
+
+        assert [each.worker for each in roster.alive()] == ["b", "c", "d", "a"]
+
+
+class TestLocalWorkers:
+    def test_the_lock_decides_and_not_the_heartbeat(self, tmp_path: Path) -> None:
+        store = DirectoryStore(tmp_path / "store")
+        store.create()
+        mine, others = WorkerLocks(tmp_path), WorkerLocks(tmp_path)
+        roster = Roster(store, others, dead_after_s=0)
+        mine.hold("w")
+        for worker in ("w", "dead"):
+            roster.beat(info(worker, time.time()))
+
+        assert [each.worker for each in roster.alive()] == ["w"]
+        assert (roster.is_alive("w"), roster.is_alive("dead")) == (True, False)
+
+    def test_one_who_leaves_lets_go_of_its_lock(self, tmp_path: Path) -> None:
+        store = DirectoryStore(tmp_path / "store")
+        store.create()
+        mine = WorkerLocks(tmp_path)
+        mine.hold("w")
+
+        Roster(store, mine).leave("w")
+
+        assert not WorkerLocks(tmp_path).is_held("w")
