@@ -198,7 +198,9 @@ class Connection:
         if "sqs_once" not in self._clients:
             region = self.sqs.meta.region_name
             with self._lock:
-                self._clients["sqs_once"] = client(self._own_session(), "sqs", region, attempts=1)
+                if "sqs_once" not in self._clients:
+                    made = client(self._own_session(), "sqs", region, attempts=1)
+                    self._clients["sqs_once"] = made
         return self._clients["sqs_once"]  # type: ignore[no-any-return]
 
     @property
