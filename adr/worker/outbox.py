@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,8 @@ class Outbox:
         except Exception:
             _log.exception("%d outcomes could not be recorded: their jobs run again", len(group))
             settled = False
+            with suppress(AdrError):
+                self._runner.ledger.release([outcome.lease for outcome in group])
         for outcome in group:
             with self._guard:
                 self._leases.pop(outcome.lease.attempt, None)
