@@ -23,7 +23,7 @@ from typing import Any
 
 from adr.errors import AdrError, RunnerGone, Unavailable, UsageError
 from adr.ledgers.base import Ledger
-from adr.models import SCHEMA
+from adr.models import SCHEMA, check_schema
 from adr.roster import DEAD_AFTER_S, HEARTBEAT_S, Roster, WorkerLocks
 from adr.stores.base import ObjectStore
 
@@ -74,7 +74,8 @@ def is_runner_id(text: str) -> bool:
 
 def is_local_runner(path: str | os.PathLike[str]) -> bool:
     """Tell whether `path` is the directory of a local runner."""
-    return Path(path, _MARK).is_file()
+    # Unlike that of a Path, this answers also for a text that cannot name a file.
+    return os.path.isfile(os.path.join(path, _MARK))
 
 
 def open_runner(
@@ -102,10 +103,13 @@ def open_runner(
         If the id is neither.
     RunnerGone
         If there is no local runner at the path.
+    AdrError
+        If a newer adr made it.
     """
     if is_runner_id(runner_id):
         return _OPENERS["aws"](runner_id, region_name, worker, **parts)
     if is_local_runner(runner_id):
+        _check_mark(Path(runner_id, _MARK))
         return _OPENERS["local"](runner_id, region_name, worker, **parts)
     if os.sep in runner_id:
         raise RunnerGone(f"there is no runner at {runner_id}: adr list shows those there are")
@@ -165,8 +169,10 @@ def create_runner(
         made.ledger.create()
         if listed and directory:
             _list_elsewhere(path)
-        # Last, since a directory with this file is a runner.
-        Path(path, _MARK).write_text(json.dumps({"schema": SCHEMA}) + "\n", "utf-8")
+        # Last and whole, since a directory with this file is a runner.
+        mark = Path(path, f"{_MARK}.new")
+        mark.write_text(json.dumps({"schema": SCHEMA}) + "\n", "utf-8")
+        mark.replace(path / _MARK)
     except OSError as error:
         raise UsageError(f"cannot make a runner in {path}: {error.strerror}") from error
     return made
@@ -260,6 +266,15 @@ def _list_elsewhere(path: Path) -> None:
     entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     entry.unlink(missing_ok=True)
     entry.symlink_to(path.resolve())
+
+
+def _check_mark(path: Path) -> None:
+    """Refuse a local runner that a newer adr made."""
+    try:
+        mark = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdrError(f'{path} is broken: write {{"schema": {SCHEMA}}} into it') from error
+    check_schema(mark if isinstance(mark, dict) else {}, f"the runner in {path.parent}")
 
 
 def _check_place(path: Path, empty: bool) -> None:
