@@ -269,11 +269,15 @@ def adr_create(given: Arguments) -> int:
     # A broken configuration is to be noticed before there is a runner that it cannot name.
     config.load_config()
     runner = core.create(given.text("--region"), local=local, directory=directory)
+    try:
+        config.update_config("runner", runner)
+    except AdrError:
+        core.destroy(runner, given.text("--region"), purge=True)
+        raise
     if given.flag("--json"):
         output.print_json({"runner": runner})
     else:
         print(runner)
-    config.update_config("runner", runner)
     return 0
 
 
@@ -308,13 +312,12 @@ def adr_queue(given: Arguments) -> int:
     plan = _plan(given, files, avoid=[] if is_runner_id(runner) else [runner])
     if _only_shown(given, plan):
         return 0
-    if not given.flag("--quiet"):
-        for line in output.bundle_lines(plan):
-            output.say(line)
     with output.progress(given.flag("--quiet")) as progress:
         report = core.queue_plan(runner, plan, given.text("--region"), progress=progress)
-    if report.resumed and not given.flag("--quiet"):
-        output.say(f"went on with batch {report.batch}, whose queueing had been cut off")
+    if not given.flag("--quiet"):
+        resumed = f"went on with batch {report.batch}, whose queueing had been cut off"
+        for line in [resumed] if report.resumed else output.bundle_lines(plan):
+            output.say(line)
     if given.flag("--json"):
         output.print_json(
             {
