@@ -24,7 +24,7 @@ from adr.models import Job, JobRecord, JobState, Lease
 from adr.worker.bundles import Bundles
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.script import job_script
-from adr.worker.tree import discard_tree
+from adr.worker.tree import discard_tree, open_tree, opened
 from adr.worker.workspace import Changes, Workspace
 
 __all__ = ["Delivery", "Limits", "Slot"]
@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 #: As much of the end of a job's output travels in its record.
 TAIL_BYTES = 2048
 _KEPT_WORKSPACES = 4
+#: A disk with less room is full: what a job wants to say about it may be lost, too.
+_FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Slot:
         staging.mkdir()
         log = staging / "log"
         ending = self._launch(job, lease, workspace.directory, log)
+        full = shutil.disk_usage(self._directory).free < _FULL_BYTES
         files: tuple[tuple[Path, str], ...] = ()
         problem = ""
         try:
@@ -146,6 +149,8 @@ class Slot:
             discard_tree(staging)
             return None
         record = self._record(lease, ending, problem)
+        if record.reason and full:
+            record = replace(record, reason=f"{record.reason}; the disk was full")
         tail, length = _tail(log)
         return Delivery(
             lease,
@@ -256,17 +261,28 @@ def _stage(
 ) -> tuple[tuple[Path, str], ...]:
     """Take the results out of a workspace: new files are moved, changed inputs copied."""
     chosen = [re.compile(pattern) for pattern in patterns]
-    staged: list[tuple[Path, str]] = []
     created = set(changes.created)
-    for name in sorted([*changes.created, *changes.changed]):
-        if chosen and not any(pattern.search(name) for pattern in chosen):
-            continue
-        source, target = directory / name, staging / str(len(staged))
-        if name in created and not source.is_symlink():
-            source.rename(target)
-        else:
-            shutil.copy2(source, target)
-        staged.append((target, name))
+    names = [
+        name
+        for name in sorted([*changes.created, *changes.changed])
+        if not chosen or any(pattern.search(name) for pattern in chosen)
+    ]
+    if not names:
+        # The directory itself may be gone.
+        return ()
+    staged: list[tuple[Path, str]] = []
+    with open_tree(directory) as root:
+        for name in names:
+            folder, _, base = name.rpartition("/")
+            target = staging / str(len(staged))
+            with opened(root, folder) as fd:
+                # The whole path may be longer than the kernel takes.
+                source = Path(f"/proc/self/fd/{fd}", base)
+                if name in created and not source.is_symlink():
+                    source.rename(target)
+                else:
+                    shutil.copy2(source, target)
+            staged.append((target, name))
     return tuple(staged)
 
 
