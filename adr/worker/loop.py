@@ -284,7 +284,7 @@ class Worker:
         if not self._stop_on_empty and self._left is None:
             return self._runner.ledger.poll_s
         # While jobs run, about as long as one of them: then there may be none left to wait for.
-        job_s = 5.0 if self._job_s is None else self._job_s
+        job_s = time.time() - self._started_at if self._job_s is None else self._job_s
         longest_s = 1.0 if self._is_idle() else min(5.0, max(1.0, job_s))
         return min(self._runner.ledger.poll_s, longest_s)
 
