@@ -17,6 +17,14 @@ import pytest
 
 from adr.console import main
 
+#: Starts adr where whoever imports boto3 fails; for `Shell.start`.
+WITHOUT_BOTO = (
+    "-c",
+    "import sys; sys.modules.update(boto3=None, botocore=None)\n"
+    "from adr.console import main\n"
+    "sys.exit(main())",
+)
+
 
 @dataclass(frozen=True)
 class Done:

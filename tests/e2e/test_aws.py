@@ -13,14 +13,8 @@ import pytest
 from adr.models import JobRecord, new_id
 from adr.runner import open_runner
 from adr.worker.loop import Worker
+from tests.e2e.conftest import WITHOUT_BOTO
 
-#: Runs adr where whoever imports boto3 fails.
-WITHOUT_BOTO = (
-    "-c",
-    "import sys; sys.modules.update(boto3=None, botocore=None)\n"
-    "from adr.console import main\n"
-    "sys.exit(main())",
-)
 COMMAND = "cat {} wind.csv > {/.}.csv; echo out of {/.}; test {/.} != case07"
 CASES = [f"case{number:02}" for number in range(1, 13)]
 COUNTS = ["jobs", "queued", "running", "succeeded", "failed", "cancelled", "lost", "unaccounted"]

@@ -38,11 +38,8 @@ def shell(shell):
 
 @pytest.fixture
 def local(shell, tmp_path):
-    """Make a local runner with one finished job the current one; returns its folder."""
-    runner = shell("create", "--local", f"--dir={tmp_path / 'runner'}").out.strip()
-    shell("queue", "--command=echo {} > out", "a.txt")
-    shell("process", "--stop-on-empty")
-    return Path(runner)
+    """Make a local runner the current one; returns its folder."""
+    return Path(shell("create", "--local", f"--dir={tmp_path / 'runner'}").out.strip())
 
 
 def everything(shell):
@@ -241,18 +238,18 @@ def test_a_runner_of_a_newer_adr_is_refused(shell, local):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"runner": 3}', '{"command": {"command": ["x"]}}', "\xff"]
-)
-@pytest.mark.parametrize(
-    "words",
+    ("words", "text"),
     [
-        ["run", "--to=out", "a.txt"],
-        ["create"],
-        ["create", "--local"],
-        ["list"],
-        *ON_A_RUNNER.values(),
+        *(
+            (["create", "--local"], text)
+            for text in ("{", "[]", '{"runner": 3}', '{"aws": 7}', "\xff")
+        ),
+        (["run", "--to=out", "a.txt"], "{"),
+        (["create"], "{"),
+        (["list"], "{"),
+        *((words, "{") for words in ON_A_RUNNER.values()),
     ],
-    ids=lambda words: " ".join(words[:2]),
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None,
 )
 def test_a_broken_configuration_file_is_named(shell, words, text):
     settings = Path(os.environ["ADR_CONFIG"])
@@ -366,9 +363,14 @@ def test_a_region_endpoint_or_profile_that_is_none_is_refused(
     assert refused(on_aws, *words, *options, env=variables) == sentence
 
 
-@pytest.mark.parametrize("refusal", ["AccessDenied", "InvalidClientTokenId"])
 @pytest.mark.parametrize(
-    "words", [["create"], ["list"], *ON_A_RUNNER.values()], ids=["create", "list", *ON_A_RUNNER]
+    ("words", "refusal"),
+    [
+        *((words, "AccessDenied") for words in (["create"], ["list"], *ON_A_RUNNER.values())),
+        (["create"], "InvalidClientTokenId"),
+        (["status"], "SignatureDoesNotMatch"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_refused_credentials_are_named(on_aws, proxy, words, refusal):
     proxy.fail(lambda call: True, 403, refusal)

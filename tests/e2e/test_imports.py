@@ -1,0 +1,248 @@
+"""Who imports what: at run time, since it costs a user's time, and in the source by design."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import adr
+from adr import console
+from tests.e2e.conftest import WITHOUT_BOTO
+
+PACKAGE = Path(adr.__file__).parent
+DOCS = PACKAGE.parent / "docs" / "commands"
+COMMANDS = [name.removeprefix("adr_") for name in console.__all__ if name.startswith("adr_")]
+COMMANDS.remove("console")
+
+#: From the top: a module imports from its own layer and from those below.
+LAYERS = (
+    ("__main__",),
+    ("console",),
+    ("options", "output"),
+    ("adr", "__init__"),
+    ("embedded", "resources"),
+    ("worker", "worker.*"),
+    ("queueing", "survey"),
+    ("runner",),
+    ("batch", "bundle", "manifest", "members", "templates", "transfer"),
+    ("ledgers.*", "stores.*", "aws", "roster", "orders"),
+    ("ledgers.base", "stores.base", "ledgers", "stores"),
+    ("config", "awsfiles"),
+    ("models", "keys"),
+    ("errors", "progress", "clock", "version"),
+)
+#: What a backend may import beside its own parts.
+FOR_BACKENDS = {
+    "ledgers.base",
+    "stores.base",
+    "models",
+    "errors",
+    "keys",
+    "clock",
+    "roster",
+    "aws",
+    "remote",
+}
+#: The backends, each with the parts that are its own.
+BACKENDS = {
+    "ledgers.aws": {"ledgers.sqs", "ledgers.journal", "ledgers.cards"},
+    "ledgers.sqlite": set(),
+    "stores.s3": {"stores.files"},
+    "stores.directory": {"stores.files"},
+}
+
+
+# At run time
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_nothing_that_takes_time(command):
+    script = (
+        "import sys\n"
+        "from adr.console import main\n"
+        "status = main([*sys.argv[1:], '--help'])\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)\n"
+        "sys.exit(status)"
+    )
+    words = [command] if command else []
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+
+    assert done.returncode == 0
+    assert f"adr {command}" in done.stdout
+    imported = set(done.stderr.split())
+    assert "adr" in imported
+    slow = {"boto3", "botocore", "fabric", "paramiko", "rich", "sqlite3", "pathspec"}
+    assert imported & slow == set()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_has_help_and_a_page(command):
+    function = getattr(console, f"adr_{command}")
+    done = subprocess.run(
+        [sys.executable, "-m", "adr", command, "--help"], capture_output=True, text=True
+    )
+
+    assert done.returncode == 0
+    assert done.stdout.strip() == function.__doc__.strip()
+    page = (DOCS / f"{command}.rst").read_text("utf-8")
+    assert page.startswith(f"adr {command}\n")
+    assert f".. adr-help:: {command}\n" in page
+    assert f"adr {command} " in console.adr_console.__doc__
+
+
+def test_a_run_never_imports_boto3(shell):
+    shell.start = WITHOUT_BOTO
+    shell.write({"a.txt": "a"})
+
+    shell("run", "--to=out", "--command=cp {} copy", "a.txt")
+
+    assert shell.tree("out") == {"a/copy": "a"}
+
+
+def test_what_has_to_do_with_aws_would_be_noticed(shell, aws_env):
+    shell.start = WITHOUT_BOTO
+    assert "boto3" in shell("create", status=1).err
+
+
+def test_destroying_a_local_runner_asks_nothing_of_aws_even_where_there_is_one(shell, aws_env):
+    shell.start = WITHOUT_BOTO
+    first = shell("create", "--local").out.strip()
+    shell("create", "--local")
+
+    done = shell("destroy", "--yes", "--purge")
+
+    assert done.err.splitlines()[-1] == f"the current runner is now {first}"
+
+
+def test_runners_are_listed_without_boto3_where_nothing_speaks_of_aws(shell):
+    shell.start = WITHOUT_BOTO
+    runner = shell("create", "--local").out.strip()
+
+    assert shell("list").lines == [f"* {runner}  0 waiting, 0 running"]
+
+
+# In the source
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Return the syntax tree of every module, by its dotted name within the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = ast.parse(path.read_text("utf-8"))
+    return found
+
+
+def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """Walk a tree, but not into what is there for type checkers only."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from at_run_time(child)
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Return the dotted names of the modules that a module imports, anywhere in it."""
+    names: set[str] = set()
+    for node in at_run_time(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {
+                f"{node.module}.{alias.name}"
+                if f"{node.module}.{alias.name}".removeprefix("adr.") in trees()
+                else str(node.module)
+                for alias in node.names
+            }
+    return names
+
+
+def within(tree: ast.Module) -> set[str]:
+    """Return the modules of the package that a module imports."""
+    return {name.removeprefix("adr.") for name in imported(tree) if name.startswith("adr.")}
+
+
+def layer(module: str) -> int:
+    # The last one counts: a base is named after the pattern that holds it as well.
+    found = [
+        n for n, names in enumerate(LAYERS) if any(fnmatchcase(module, each) for each in names)
+    ]
+    assert found, f"{module} has no layer yet"
+    return found[-1]
+
+
+def calls(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def test_the_source_is_found():
+    assert {"adr", "console", "ledgers.aws", "worker.loop", "worker"} <= set(trees())
+    assert within(trees()["console"]) >= {"output", "errors", "options", "adr", "config"}
+
+
+def test_imports_point_downward_only():
+    upward = {
+        f"{module} imports {other}"
+        for module, tree in trees().items()
+        for other in within(tree)
+        if layer(other) < layer(module)
+    }
+    assert upward == set()
+
+
+def test_imports_go_round_in_no_circle():
+    graph = {module: within(tree) & set(trees()) for module, tree in trees().items()}
+    while ends := {module for module, others in graph.items() if not others}:
+        graph = {module: others - ends for module, others in graph.items() if module not in ends}
+    assert graph == {}
+
+
+def test_backends_know_only_what_is_theirs():
+    parts = {part for own in BACKENDS.values() for part in own}
+    modules = {name for name in trees() if name.startswith(("ledgers.", "stores."))}
+    assert modules == {*BACKENDS, *parts, "ledgers.base", "stores.base"}
+    for backend, own in BACKENDS.items():
+        for module in (backend, *own):
+            assert within(trees()[module]) <= FOR_BACKENDS | own, module
+
+
+def test_only_one_module_makes_clients_of_boto3():
+    for module, tree in trees().items():
+        makes = [
+            call
+            for call in calls(tree)
+            if call.startswith("boto3.") or call.endswith((".client", ".resource"))
+        ]
+        if module == "aws":
+            assert makes
+        else:
+            assert "boto3" not in imported(tree), module
+            assert makes == [], module
+
+
+def test_only_the_console_and_the_wizard_speak_to_people():
+    speaking = {
+        module
+        for module, tree in trees().items()
+        if any(
+            call == "print" or call.startswith(("sys.stdout", "sys.stderr")) for call in calls(tree)
+        )
+    }
+    assert speaking == {"console", "output", "config"}
+
+
+def test_no_module_takes_the_place_of_a_function():
+    assert {name.partition(".")[0] for name in trees()} & set(adr.__all__) == set()
