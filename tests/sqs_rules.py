@@ -143,7 +143,7 @@ class SqsQueues:
                 return _json_answer({})
             answer = forward(_with(call, {**data, "ReceiptHandle": verdict}))
             if answer.status == 200:
-                self._note(call, data)
+                self._note(call, data, verdict)
                 break
             code = answer.json().get("__type", "").rpartition("#")[2]
             if not self._replaced(code, data):
@@ -157,6 +157,7 @@ class SqsQueues:
         done: list[dict[str, Any]] = []
         failed: list[dict[str, Any]] = []
         pending = list(entries.values())
+        used: dict[str, str] = {}
         for last in [False] * (_TRIES - 1) + [True]:
             batch = []
             for entry in pending:
@@ -166,6 +167,7 @@ class SqsQueues:
                 elif verdict is None:
                     done.append({"Id": entry["Id"]})
                 else:
+                    used[entry["Id"]] = verdict
                     batch.append({**entry, "ReceiptHandle": verdict})
             pending = []
             if batch:
@@ -174,7 +176,7 @@ class SqsQueues:
                     return answer
                 result = answer.json()
                 for item in result.get("Successful") or ():
-                    self._note(call, entries[item["Id"]])
+                    self._note(call, entries[item["Id"]], used[item["Id"]])
                     done.append(item)
                 for item in result.get("Failed") or ():
                     if not last and self._replaced(item["Code"], entries[item["Id"]]):
@@ -217,14 +219,15 @@ class SqsQueues:
                 )
             return message.handle
 
-    def _note(self, call: Call, entry: dict[str, Any]) -> None:
+    def _note(self, call: Call, entry: dict[str, Any], handle: str) -> None:
+        """Remember what a call with `handle` has done, unless it was received again since."""
         with self._lock:
             message = self._messages.get(self._ids.get(entry["ReceiptHandle"], ""))
             if message is None:
                 return
             if call.name in DELETES:
                 message.deleted = True
-            else:
+            elif message.handle == handle:
                 message.hidden_until = time.monotonic() + int(entry["VisibilityTimeout"])
 
     def _replaced(self, code: str, entry: dict[str, Any]) -> bool:
