@@ -1,7 +1,7 @@
 """Which files of a root go into a bundle, and which are left out and said.
 
 The rules, strongest first: a queued input is always taken; the folders of version control,
-``__pycache__`` and the folders to avoid never are; then ``--exclude``, the ``.adrignore``
+``__pycache__``, ``.adr`` and the folders to avoid never are; then ``--exclude``, the ``.adrignore``
 nearest to the file and those above it; then `DEFAULT_EXCLUDES`. Patterns are gitignore's, so
 ``!*.nc`` takes back what a weaker rule left out, and nothing is taken back from within a
 folder that was left out whole.
@@ -29,7 +29,8 @@ DEFAULT_EXCLUDES = (".log", ".nc", ".pyc")
 #: Name of the files with rules, in any folder of the root.
 IGNORE_FILE = ".adrignore"
 
-_NEVER = frozenset({".git", ".hg", ".svn", ".bzr", "CVS", "__pycache__"})
+#: ``.adr`` is where an output folder of ``adr run`` keeps its state.
+_NEVER = frozenset({".git", ".hg", ".svn", ".bzr", "CVS", "__pycache__", ".adr"})
 _EFFECTIVE = os.access in os.supports_effective_ids
 
 _CHUNK_BYTES = 1 << 20

@@ -207,6 +207,26 @@ def test_the_output_folder_is_never_bundled(shell, ran):
     assert shell.read("results/case1/found") == before
 
 
+def test_results_of_one_run_are_inputs_of_the_next_without_its_state(shell, ran):
+    run(shell)
+    second = ["run", "--to=second", "--command", "cp {} copy; find . -path '*.adr*' > state"]
+
+    shell(*second, "results/case1/out.csv", "results/case2/out.csv", "--root=.")
+
+    assert shell.tree("second") == {
+        "results/case1/out/copy": "1\nw\n",
+        "results/case1/out/state": "",
+        "results/case2/out/copy": "2\nw\n",
+        "results/case2/out/state": "",
+    }
+    # and running the first again, which changes nothing but its state, makes nothing undone
+    run(shell, "--rerun")
+    assert (
+        "2 jobs are done already"
+        in shell(*second, "results/case1/out.csv", "results/case2/out.csv", "--root=.").err
+    )
+
+
 def test_only_one_run_at_a_time_writes_to_a_folder(shell, ran, wait_for):
     # given a run whose job waits
     first = shell.begin(
