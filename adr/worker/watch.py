@@ -3,11 +3,20 @@
 Rests on inotify(7): each directory of the tree is watched, and the names in its events are
 those that have to be looked at; all others are as they were. So a look costs what was
 touched, not what is there. Written memory maps count as well, since the file was opened for
-writing and is reported when it is closed. A change through a hard link from outside the
-tree, which a job cannot make by accident, is not seen.
+writing and is reported when it is closed.
 
-Where the kernel does not say (no inotify, too many directories or events) or a directory
-was moved, removed or given other permissions, the answer is None: look at everything.
+A write is told by the one name it was made through, and the making of a hard link by the
+name of the link alone (measured: the file's own name gets no IN_ATTRIB through the watch of
+its directory). A link that is still there can be recognised by who looks at its name: more
+than one link leads to that file. One that came and went cannot; nor can one in a new
+directory, which is not watched. Both look like any other file or directory, so each name that
+came and went, and each new directory, makes the answer None: look at everything. To watch
+every single file would tell more and costs about 1 kB of kernel memory each, out of what all
+programs of the user share; to look at everything costs some 3 us a file.
+
+None is the answer as well where the kernel does not say (no inotify, too many directories or
+events) or a directory was moved, removed or given other permissions. Not seen is a change
+through a hard link whose name lies outside of the tree.
 """
 
 from __future__ import annotations
@@ -23,7 +32,9 @@ __all__ = ["Watch"]
 # Of inotify(7), the same on all architectures of Linux.
 _CHANGES = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200  # MODIFY … DELETE
 _SELF = 0x400 | 0x800  # DELETE_SELF, MOVE_SELF
-_MOVED_OR_CLOSED = 0x4 | 0x40 | 0x80  # ATTRIB, MOVED_FROM, MOVED_TO
+_CAME = 0x80 | 0x100  # MOVED_TO, CREATE
+_WENT = 0x40 | 0x200  # MOVED_FROM, DELETE
+_NO_DIRECTORY_MAY = 0x4 | 0x40 | 0x80 | 0x100  # ATTRIB, MOVED_FROM, MOVED_TO, CREATE
 _LOST = _SELF | 0x2000 | 0x4000 | 0x8000  # UNMOUNT, Q_OVERFLOW, IGNORED
 _IS_DIR = 0x40000000
 _ONLY_DIR = 0x01000000
@@ -69,6 +80,7 @@ class Watch:
         Once it is unknown it stays so: make another watch.
         """
         names: set[str] = set()
+        came: set[str] = set()
         while self._fd >= 0:
             try:
                 data = os.read(self._fd, _BUFFER_BYTES)
@@ -76,7 +88,7 @@ class Watch:
                 return names
             except OSError:
                 break
-            if not self._note(data, names):
+            if not self._note(data, names, came):
                 break
         self.close()
         return None
@@ -90,7 +102,7 @@ class Watch:
     def __del__(self) -> None:
         self.close()
 
-    def _note(self, data: bytes, names: set[str]) -> bool:
+    def _note(self, data: bytes, names: set[str], came: set[str]) -> bool:
         """Add the names of some events; return whether they tell everything."""
         at = 0
         while at < len(data):
@@ -98,9 +110,14 @@ class Watch:
             at += _HEAD.size
             name = os.fsdecode(data[at : at + length].rstrip(b"\0"))
             at += length
-            moved = mask & _IS_DIR and mask & _MOVED_OR_CLOSED
-            if mask & _LOST or moved or number not in self._folders:
+            unclear = mask & _IS_DIR and mask & _NO_DIRECTORY_MAY
+            if mask & _LOST or unclear or number not in self._folders:
                 return False
             folder = self._folders[number]
-            names.add(f"{folder}/{name}" if folder and name else folder or name)
+            path = f"{folder}/{name}" if folder and name else folder or name
+            if path in came and mask & (_CAME | _WENT):
+                return False
+            if mask & _CAME:
+                came.add(path)
+            names.add(path)
         return True

@@ -109,7 +109,7 @@ class Workspace:
         return self._all_changes() if touched is None else self._changes_among(touched)
 
     def _changes_among(self, touched: set[str]) -> Changes:
-        """Compare some names: entries of directories that were there from the beginning."""
+        """Compare some names, none of them a new directory; all there is if one is a hard link."""
         changes = Changes()
         seen: set[str] = set()
         with open_tree(self.directory) as root:
@@ -120,21 +120,14 @@ class Workspace:
                         status = os.stat(base or ".", dir_fd=fd, follow_symlinks=False)
                     except FileNotFoundError:
                         continue
+                    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                        # It may be one of the originals that was written by this name.
+                        return self._all_changes()
                     link = stat.S_ISLNK(status.st_mode)
                     entry = Entry.of(status, os.readlink(base, dir_fd=fd) if link else "")
                 self._compare(changes, seen, path, entry)
-                if entry.is_dir and path not in self._baseline:
-                    self._compare_new(changes, seen, path)
         changes.removed.extend(sorted((touched & self._baseline.keys()) - seen))
         return changes
-
-    def _compare_new(self, changes: Changes, seen: set[str], top: str) -> None:
-        """Enter what a new directory holds into `changes`."""
-        with open_tree(self.directory / top) as root:
-            for folder, entries in walk(root, {}):
-                prefix = f"{top}/{folder}/" if folder else f"{top}/"
-                for name, entry in entries:
-                    self._compare(changes, seen, prefix + name, entry)
 
     def _all_changes(self) -> Changes:
         """Compare the whole directory."""

@@ -39,7 +39,6 @@ def test_nothing_touched_is_nothing_told(tree):
         (lambda top: (top / "b/file").rename(top / "a/other"), {"b/file", "a/other"}),
         (lambda top: (top / "b/file").chmod(0o600), {"b/file"}),
         (lambda top: os.utime(top / "b/file", (1, 1)), {"b/file"}),
-        (lambda top: (top / "b/dir/inner").mkdir(parents=True), {"b/dir"}),
         (lambda top: os.symlink("file", top / "link"), {"link"}),
         (lambda top: os.mkfifo(top / os.fsdecode(b"pipe\xff\n")), {os.fsdecode(b"pipe\xff\n")}),
     ],
@@ -80,9 +79,24 @@ def flood(top):
         lambda top: (top / "a").rename(top / "moved"),
         lambda top: ((top / "b/file").unlink(), (top / "b").rmdir()),
         lambda top: (top / "a").chmod(0o500),
+        lambda top: (top / "b/dir").mkdir(),
+        lambda top: ((top / "b/dir").mkdir(), (top / "b/dir").rmdir()),
+        lambda top: ((top / "new").touch(), (top / "new").unlink()),
+        lambda top: ((top / "new").touch(), (top / "new").rename(top / "a/file")),
+        lambda top: ((top / "new").touch(), (top / "b/file").rename(top / "new")),
         flood,
     ],
-    ids=["moved directory", "removed directory", "closed directory", "too many events"],
+    ids=[
+        "moved directory",
+        "removed directory",
+        "closed directory",
+        "new directory",
+        "directory that came and went",
+        "file that came and went",
+        "file that came and was moved",
+        "file that came and was replaced",
+        "too many events",
+    ],
 )
 def test_what_names_cannot_tell_is_unknown_and_stays_so(tree, upset):
     top, folders = tree

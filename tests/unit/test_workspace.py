@@ -185,6 +185,36 @@ def test_a_changed_original_is_replaced_and_not_written_through_a_hard_link(
     assert kept.read_bytes() == b"wind 2\n"
 
 
+@pytest.mark.parametrize(
+    "job",
+    [
+        "ln input.txt copy; echo 2 >> copy",
+        "ln input.txt copy; echo 2 >> copy; rm copy",
+        "ln input.txt copy; echo 2 >> copy; rm copy; touch copy",
+        "ln input.txt copy; echo 2 >> copy; mv program copy",
+        "ln input.txt copy; echo 2 >> copy; mv copy shared/data.txt",
+        "ln input.txt copy; echo 2 >> copy; mv copy other; rm other",
+        "rm program; ln input.txt program; echo 2 >> program; rm program; touch program",
+        "mkdir new; ln input.txt new/copy; echo 2 >> new/copy",
+        "mkdir new; ln input.txt new/copy; echo 2 >> new/copy; rm new/copy",
+        "mkdir new; ln input.txt new/copy; echo 2 >> new/copy; rm -r new",
+    ],
+)
+def test_an_original_written_through_a_hard_link_is_put_back(site: Site, job: str) -> None:
+    changes = site.job(job)
+
+    assert "input.txt" in changes.changed
+    site.restore(changes)
+    assert "input.txt" in site.restored
+
+
+def test_what_a_directory_in_place_of_an_original_file_holds_is_a_result(site: Site) -> None:
+    changes = site.job("rm input.txt; mkdir -p input.txt/deep; echo 1 > input.txt/deep/out")
+
+    assert changes.created == ["input.txt/deep/out"]
+    site.restore(changes)
+
+
 def test_changed_permissions_are_no_result_and_are_put_back(site: Site) -> None:
     changes = site.job("chmod +x input.txt; chmod 700 shared; chmod 777 .")
 
