@@ -19,12 +19,13 @@ from pathlib import Path
 
 from adr import config
 from adr.batch import BatchPlan, find_root, plan_batch
-from adr.embedded import RunReport, fetches, run_batch
+from adr.embedded import RunReport, run_batch
 from adr.errors import AdrError, RunnerGone, UsageError
 from adr.keys import BATCHES, LIVE, WORKERS, bundle_key, journal_prefix
 from adr.models import new_id
 from adr.orders import order_destruction
 from adr.progress import SILENT, Progress
+from adr.publish import fetches
 from adr.queueing import QueueReport, queue_batch
 from adr.resources import (
     create_bucket,

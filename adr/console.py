@@ -235,6 +235,7 @@ def adr_run(given: Arguments) -> int:
                 "succeeded": report.succeeded,
                 "skipped": report.skipped,
                 "kept": report.kept,
+                "undecided": report.undecided,
                 "unpublished": report.unpublished,
                 "interrupted": report.interrupted,
                 "failed": [record.to_dict() for record in report.failed],
@@ -242,7 +243,7 @@ def adr_run(given: Arguments) -> int:
         )
     if report.interrupted:
         return 130
-    return 1 if report.failed or report.unpublished else 0
+    return 1 if report.failed or report.undecided or report.unpublished else 0
 
 
 @_command

@@ -339,11 +339,10 @@ def run_lines(report: RunReport) -> Iterator[str]:
             f"{count(report.kept, 'result')} not written, since files that are not adr's have "
             f"those names: move them away and run the same command again"
         )
-    if report.unpublished:
-        yield (
-            f"{count(len(report.unpublished), 'result')} could not be put into place: "
-            f"{plain(report.unpublished[0])}; the same command tries again"
-        )
+    for trouble in report.unpublished:
+        yield f"{plain(trouble)}; the same command tries again"
+    if report.undecided and not report.interrupted:
+        yield f"{count(report.undecided, 'job')} have no outcome: the same command runs them"
     if report.interrupted:
         yield INTERRUPTED
 

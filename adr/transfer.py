@@ -33,7 +33,7 @@ from adr.errors import AdrError, PartialFailure, UsageError
 from adr.progress import SILENT, Progress
 from adr.stores.base import ObjectStore
 
-__all__ = ["Fetch", "FetchReport", "fetch", "store_files"]
+__all__ = ["Fetch", "FetchReport", "fetch", "file_digest", "store_files"]
 
 _T = TypeVar("_T")
 
@@ -76,6 +76,8 @@ class FetchReport:
     kept: int
     #: Bytes that were copied.
     size_bytes: int
+    #: Names of the files that were kept.
+    kept_names: tuple[str, ...] = ()
 
 
 def fetch(
@@ -197,6 +199,7 @@ class _Run:
         return FetchReport(
             **{what: len(names) for what, names in self._done.items()},
             size_bytes=self._size_bytes,
+            kept_names=tuple(self._done["kept"]),
         )
 
     def _bring(self, item: Fetch) -> str:
@@ -209,9 +212,8 @@ class _Run:
             arrival = self._arrivals / secrets.token_hex(8)
             try:
                 self._store.download(item.key, arrival)
-                with arrival.open("rb") as file:
-                    if _sha256(file.fileno()) != item.sha256:
-                        raise AdrError("its content is not what the record says: try again")
+                if file_digest(arrival) != item.sha256:
+                    raise AdrError("its content is not what the record says: try again")
                 # Readable for its owner in any case: else it could not be recognised later.
                 arrival.chmod(item.mode & 0o777 | stat.S_IRUSR)
                 os.rename(arrival, last, dst_dir_fd=parent)
@@ -267,6 +269,12 @@ def _compare(parent: int, name: bytes, item: Fetch) -> bool | None:
         return _sha256(handle) == item.sha256
     finally:
         os.close(handle)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return _sha256(file.fileno())
 
 
 def _sha256(handle: int) -> str:

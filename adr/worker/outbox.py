@@ -7,7 +7,6 @@ group costs hardly more than one. Until then the leases are held on to (`leases`
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import stat
@@ -17,13 +16,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from adr.errors import AdrError, RunnerGone, ServiceError, Unavailable
 from adr.keys import log_key, result_key
 from adr.models import JobRecord, JobState, Lease, Outcome, ResultFile
 from adr.runner import Runner
-from adr.transfer import store_files
+from adr.transfer import file_digest, store_files
 from adr.worker.slot import Delivery
 from adr.worker.tree import discard_tree
 
@@ -35,7 +33,6 @@ _UPLOADERS = 16
 _WAITING_DELIVERIES = 256
 _GROUP = 200
 _LONGEST_PAUSE_S = 30.0
-_CHUNK_BYTES = 1 << 20
 
 
 class Outbox:
@@ -134,7 +131,7 @@ class Outbox:
         for path, name in delivery.files:
             state = path.stat()
             results.append(
-                ResultFile(name, state.st_size, _digest(path), stat.S_IMODE(state.st_mode))
+                ResultFile(name, state.st_size, file_digest(path), stat.S_IMODE(state.st_mode))
             )
             files.append((path, result_key(job.batch, job.index, attempt, name)))
         log = None
@@ -208,11 +205,3 @@ class Outbox:
                 self._abandoned.wait(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
         raise RunnerGone("this worker has been ended")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -298,6 +298,8 @@ def test_the_outcome_is_told_as_json(shell, ran):
         "schema": 1,
         "to": str(shell.folder / "results"),
         "succeeded": 2,
+        "undecided": 0,
+        "unpublished": [],
         "skipped": 0,
         "kept": 0,
         "unpublished": [],

@@ -483,7 +483,7 @@ class TestManifest:
         body = manifest_bytes(jobs, **ABOUT)
         lines = gzip.decompress(body).splitlines(keepends=True)
         for broken in (b"", body[:-9], gzip.compress(b""), gzip.compress(b"[]"), b"plain text"):
-            with pytest.raises(AdrError, match="broken|not adr"):
+            with pytest.raises(AdrError, match=r"broken|not adr"):
                 read_manifest(broken)
         with pytest.raises(AdrError, match="jobs are missing"):
             read_manifest(gzip.compress(b"".join(lines[:-1])))

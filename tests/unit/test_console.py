@@ -51,7 +51,13 @@ class Core:
             refused=["link leads out of the root"], duplicates=1, jobs=JOBS, too_large=None,
         )  # fmt: skip
         self.ran = SimpleNamespace(
-            succeeded=5, skipped=0, failed=(), interrupted=False, kept=0, unpublished=()
+            succeeded=5,
+            skipped=0,
+            failed=(),
+            undecided=0,
+            interrupted=False,
+            kept=0,
+            unpublished=(),
         )
         self.answers = {
             "create": RUNNER,

@@ -171,7 +171,10 @@ class TestWhatIsThere:
         (target / "other-size").write_bytes(b"mine")
         items = [stored(store, "same-size"), stored(store, "other-size")]
 
-        assert fetch(store, items, target) == FetchReport(0, 0, 2, 0)
+        report = fetch(store, items, target)
+
+        assert (report.fetched, report.kept) == (0, 2)
+        assert sorted(report.kept_names) == ["other-size", "same-size"]
         assert files(target) == {"same-size": b"CONTENT", "other-size": b"mine"}
 
     def test_other_content_is_replaced_when_asked(
