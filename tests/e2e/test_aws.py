@@ -29,7 +29,7 @@ def inputs(shell):
     return [f"{case}.txt" for case in CASES]
 
 
-@pytest.fixture(params=["ministack", "moto", "local", "local in a folder"])
+@pytest.fixture(params=["ministack", "moto", "local"])
 def place(request, shell):
     """Return the words after ``adr create`` that make a runner in each kind of place."""
     if request.param == "ministack":
@@ -40,7 +40,7 @@ def place(request, shell):
         shell.inside = True
         return []
     shell.start = WITHOUT_BOTO
-    return ["--local"] if request.param == "local" else ["--local", "--dir=my/runner"]
+    return ["--local", "--dir=my/runner"]
 
 
 @pytest.fixture(params=["ministack", "local"])
@@ -52,6 +52,10 @@ def runner(request, shell):
         return shell("create").out.strip()
     shell.start = WITHOUT_BOTO
     return shell("create", "--local").out.strip()
+
+
+#: For tests of what has no part in where a runner lies.
+on_a_local_one = pytest.mark.parametrize("runner", ["local"], indirect=True)
 
 
 def work_off(runner, jobs, folder):
@@ -79,8 +83,7 @@ def test_the_way_from_inputs_to_results(place, shell, inputs):
     # A new runner is empty and the current one.
     runner = shell("create", *place).out.strip()
     if place:
-        assert os.path.isabs(runner)
-        assert "--dir=my/runner" not in place or runner == str(shell.folder / "my/runner")
+        assert runner == str(shell.folder / "my/runner")
         assert os.stat(runner).st_mode & 0o777 == 0o700
     else:
         assert str(uuid.UUID(runner, version=4)) == runner
@@ -104,7 +107,7 @@ def test_the_way_from_inputs_to_results(place, shell, inputs):
     assert done.err == "11 jobs succeeded, 1 failed, 0 cancelled\n"
     assert done.out == ""
     assert sorted(os.listdir(shell.folder)) == sorted(
-        [*inputs, "wind.csv", "old.log", *(["my"] if "--dir=my/runner" in place else [])]
+        [*inputs, "wind.csv", "old.log", *(["my"] if place else [])]
     ), "the worker takes its own folder away"
 
     # The state as programs read it.
@@ -170,6 +173,7 @@ def test_the_way_from_inputs_to_results(place, shell, inputs):
     assert not (shell.folder / "more").exists()
 
 
+@on_a_local_one
 def test_a_local_file_that_differs_is_kept_and_counted(shell, batch):
     shell("download", "d")
     changed = f"{batch}/b/out.csv"
@@ -189,6 +193,7 @@ def test_a_local_file_that_differs_is_kept_and_counted(shell, batch):
     assert shell.read(f"d/{changed}") == "b"
 
 
+@on_a_local_one
 def test_a_download_takes_what_was_asked_for(shell, batch, runner):
     shell.write({"c.txt": "second"})
     other = shell("queue", "--command", "cp {} two.csv", "c.txt").out.strip()
@@ -215,6 +220,7 @@ def test_a_download_takes_what_was_asked_for(shell, batch, runner):
     assert not (shell.folder / "flat").exists()
 
 
+@on_a_local_one
 def test_the_output_of_a_job_is_found_in_the_newest_batch_that_has_it(shell, batch, runner):
     second = shell("queue", "--command", "echo second {}", "c.txt").out.strip()
     waiting = shell("logs", "c", status=1)

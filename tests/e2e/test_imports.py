@@ -29,7 +29,7 @@ LAYERS = (
     ("adr", "__init__"),
     ("embedded", "resources"),
     ("worker", "worker.*"),
-    ("queueing", "survey"),
+    ("queueing", "survey", "publish"),
     ("runner",),
     ("batch", "bundle", "manifest", "members", "templates", "transfer"),
     ("ledgers.*", "stores.*", "aws", "roster", "orders"),

@@ -302,7 +302,6 @@ def test_the_outcome_is_told_as_json(shell, ran):
         "unpublished": [],
         "skipped": 0,
         "kept": 0,
-        "unpublished": [],
         "interrupted": False,
     }
     assert [(each["label"], each["exit_code"]) for each in failed] == [("case2", 1)]
