@@ -217,6 +217,8 @@ def test_backends_know_only_what_is_theirs():
     for backend, own in BACKENDS.items():
         for module in (backend, *own):
             assert within(trees()[module]) <= FOR_BACKENDS | own, module
+    for module in ("ledgers.sqlite", "stores.directory", "stores.files"):
+        assert "aws" not in within(trees()[module]), module
 
 
 def test_only_one_module_makes_clients_of_boto3():
