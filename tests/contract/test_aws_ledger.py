@@ -10,14 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import boto3
 import pytest
 
+from adr.aws import Connection
 from adr.errors import ServiceError, UsageError
 from adr.keys import card_key
+from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
+from adr.ledgers.sqs import MessageQueue
 from adr.models import SCHEMA, Job, JobState, WorkerInfo, visible
-from adr.runner import Runner, open_runner
+from adr.roster import Roster
+from adr.stores.s3 import S3Store
 from tests.contract.jobs import BATCH, a_job, indexes, outcome_of, run_all, some_jobs
 from tests.contract.test_ledger import again_and_again
 from tests.proxy import Answer, Call, Proxy
@@ -30,12 +33,14 @@ class Place:
 
     def __init__(self, proxy: Proxy) -> None:
         self.id = str(uuid.uuid4())
-        self.sqs: Any = boto3.client("sqs")
-        self.runner = open_runner(self.id)
-        self.store = self.runner.store
+        # One for all of them: making clients takes longer than most of these tests.
+        self._connection = Connection(self.id)
+        self.sqs: Any = self._connection.sqs
+        self.store = S3Store(self._connection)
         self.store.create()
-        self.runner.ledger.create()
-        self.url = self.sqs.get_queue_url(QueueName=self.id)["QueueUrl"]
+        self.sender = AwsLedger(MessageQueue(self._connection), self.store, Roster(self.store))
+        self.sender.create()
+        self.url = self._connection.queue_url
         self._handles: dict[str, str] = {}
         #: How many messages were received by anybody.
         self.deliveries = 0
@@ -50,12 +55,13 @@ class Place:
 
     def worker(self, name: str, **times: float) -> Ledger:
         """Return the ledger of a living worker."""
-        runner = open_runner(self.id, worker=name, **{"visibility_s": 60, **times})
-        beat(runner, name)
-        return runner.ledger
+        roster = Roster(self.store, dead_after_s=times.pop("dead_after_s", 60))
+        roster.beat(WorkerInfo(name, "host", 1, 1, time.time(), "1"))
+        queue = MessageQueue(self._connection)
+        return AwsLedger(queue, self.store, roster, name, **{"visibility_s": 60, **times})
 
     def kill(self, name: str) -> None:
-        self.runner.roster.leave(name)
+        Roster(self.store).leave(name)
 
     def show(self) -> None:
         """Let SQS show all messages that are in flight, as if their time were over."""
@@ -75,10 +81,6 @@ class Place:
         return json.loads(self.store.read(CARD).body)  # type: ignore[no-any-return]
 
 
-def beat(runner: Runner, name: str) -> None:
-    runner.roster.beat(WorkerInfo(name, "host", 1, 1, time.time(), "1"))
-
-
 @pytest.fixture
 def place(proxy: Proxy) -> Place:
     return Place(proxy)
@@ -91,7 +93,7 @@ def refuse(proxy: Proxy, which: str, times: int | None = None, key: str | None =
 
 def unusual_lease(place: Place, ledger: Ledger) -> Any:
     """Return the lease of a job that has begun and has a card, since it had been given back."""
-    place.runner.ledger.send([a_job()])
+    place.sender.send([a_job()])
     ledger.release(ledger.receive(1, 5))
     [lease] = ledger.receive(1, 5)
     assert ledger.start([lease]) == [lease]
@@ -154,11 +156,10 @@ class TestRedelivery:
         self, place: Place, wait_for: Callable[..., bool]
     ) -> None:
         unusual_lease(place, place.worker("first"))
-        strict = open_runner(place.id, worker="second", visibility_s=60, dead_after_s=0.5)
-        wait_for(lambda: not strict.roster.is_alive("first"))
+        wait_for(lambda: not Roster(place.store, dead_after_s=0.5).is_alive("first"))
         place.show()
 
-        [lease] = strict.ledger.receive(10, 1)
+        [lease] = place.worker("second", dead_after_s=0.5).receive(10, 1)
 
         assert lease.lost == 1
 
@@ -443,7 +444,7 @@ class TestSending:
         ledger.send(some_jobs(10))
 
         assert sizes == [10, 2]
-        assert sorted(job.index for job in run_all(ledger, 1)) == list(range(1, 11))
+        assert sorted(job.index for job in run_all(ledger)) == list(range(1, 11))
         assert ledger.depth().empty
 
     def test_a_refused_job_is_an_error(self, place: Place, proxy: Proxy) -> None:
@@ -458,7 +459,7 @@ class TestSending:
         )
 
         with pytest.raises(ServiceError, match="InvalidMessageContents"):
-            place.runner.ledger.send([a_job()])
+            place.sender.send([a_job()])
 
         assert proxy.counts["sqs.SendMessageBatch"] == 1
 
@@ -470,7 +471,7 @@ class TestSending:
 
         assert lost.hits == 1
         assert ledger.depth().waiting == 20
-        run = run_all(ledger, 1)
+        run = run_all(ledger)
         assert sorted(job.index for job in run) == list(range(1, 11))
         assert ledger.depth().empty
 
@@ -507,10 +508,10 @@ class TestSending:
     def test_many_large_jobs_go_in_batches_that_sqs_takes(self, place: Place, proxy: Proxy) -> None:
         jobs = [Job(BATCH, n, 11, str(n), "x" * 200_000) for n in range(1, 12)]
 
-        place.runner.ledger.send(jobs)
+        place.sender.send(jobs)
 
         assert proxy.counts["sqs.SendMessageBatch"] == 3
-        assert place.runner.ledger.depth().waiting == 11
+        assert place.sender.depth().waiting == 11
 
     def test_a_job_too_large_for_sqs_is_refused_before_any_is_sent(
         self, place: Place, proxy: Proxy
@@ -518,7 +519,7 @@ class TestSending:
         jobs = [a_job(), Job(BATCH, 2, 2, "large", "x" * (1 << 20))]
 
         with pytest.raises(UsageError, match="large is too large"):
-            place.runner.ledger.send(jobs)
+            place.sender.send(jobs)
 
         assert proxy.counts["sqs.SendMessageBatch"] == 0
 

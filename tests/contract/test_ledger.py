@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import boto3
 import pytest
 
+from adr.aws import Connection
 from adr.errors import RunnerGone
+from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
 from adr.ledgers.sqlite import SqliteLedger
+from adr.ledgers.sqs import MessageQueue
 from adr.models import Depth, Job, JobState, WorkerInfo, visible
 from adr.roster import Roster, WorkerLocks
 from adr.runner import open_runner
+from adr.stores.s3 import S3Store
 from tests.contract.jobs import BATCH, a_job, indexes, outcome_of, run_all, some_jobs
 from tests.proxy import Call, Proxy
 
@@ -35,6 +38,9 @@ class Backend(Protocol):
 
     def worker(self, name: str, lease_s: int = 60) -> Ledger:
         """Return the ledger of a living worker, whose leases last for `lease_s` at least."""
+
+    def anew(self) -> Ledger:
+        """Return the ledger of somebody who knows nothing yet and leases nothing."""
 
     def lapse(self, name: str) -> None:
         """Let all leases of a worker pass that goes on living."""
@@ -58,6 +64,9 @@ class LocalBackend:
         self._locks[name] = WorkerLocks(self._path / "workers")
         return SqliteLedger(self._path / "ledger.db", self._locks[name], name)
 
+    def anew(self) -> Ledger:
+        return SqliteLedger(self._path / "ledger.db", WorkerLocks(self._path / "workers"))
+
     def lapse(self, name: str) -> None:
         self._locks[name].drop(name)
 
@@ -70,10 +79,12 @@ class AwsBackend:
 
     def __init__(self, proxy: Proxy) -> None:
         self.id = str(uuid.uuid4())
-        runner = open_runner(self.id, visibility_s=60)
-        runner.store.create()
-        runner.ledger.create()
-        self._rosters: dict[str, Roster] = {}
+        # One for all of them: making clients takes longer than most of these tests.
+        self._connection = Connection(self.id)
+        self._store = S3Store(self._connection)
+        self._roster = Roster(self._store)
+        self._store.create()
+        MessageQueue(self._connection).create(60)
         self._leases: dict[str, int] = {}
         self._handles: dict[str, str] = {}
         proxy.after("sqs.ReceiveMessage", self._note, key=self.id)
@@ -84,20 +95,21 @@ class AwsBackend:
             self._handles[message["MessageId"]] = message["ReceiptHandle"]
 
     def worker(self, name: str, lease_s: int = 60) -> Ledger:
-        runner = open_runner(self.id, worker=name, visibility_s=lease_s)
-        runner.roster.beat(WorkerInfo(name, "host", 1, 1, time.time(), "1"))
-        self._rosters[name] = runner.roster
+        self._roster.beat(WorkerInfo(name, "host", 1, 1, time.time(), "1"))
         self._leases[name] = lease_s
-        return runner.ledger
+        queue = MessageQueue(self._connection)
+        return AwsLedger(queue, self._store, self._roster, name, visibility_s=lease_s)
+
+    def anew(self) -> Ledger:
+        return open_runner(self.id).ledger
 
     def lapse(self, name: str) -> None:
         time.sleep(self._leases[name])
 
     def die(self, name: str) -> None:
         """Die, and spare us to wait until SQS shows the messages again."""
-        self._rosters[name].leave(name)
-        sqs: Any = boto3.client("sqs")
-        url = sqs.get_queue_url(QueueName=self.id)["QueueUrl"]
+        self._roster.leave(name)
+        sqs, url = self._connection.sqs, self._connection.queue_url
         for handle in self._handles.values():
             sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0)
         self._handles.clear()
@@ -446,7 +458,7 @@ class TestDeaths:
             assert lease.lost == 0
             backend.die(f"worker{n}")
 
-        assert run_all(backend.worker("last"), 1) == [a_job()]
+        assert run_all(backend.worker("last")) == [a_job()]
 
     def test_giving_back_is_not_counted_as_lost(self, backend: Backend, ledger: Ledger) -> None:
         ledger.send([a_job()])
@@ -457,7 +469,7 @@ class TestDeaths:
             assert ledger.start([lease]) == [lease]
             ledger.release([lease])
 
-        assert run_all(ledger, 1) == [a_job()]
+        assert run_all(ledger) == [a_job()]
 
     def test_a_loss_is_remembered_over_a_release(self, backend: Backend) -> None:
         # given a job that has lost two workers, the first of which SQS cannot know
@@ -531,7 +543,7 @@ class TestTheEnd:
         other.destroy()
 
         for step in (
-            lambda: backend.worker("third").send([]),
+            lambda: backend.anew().send([]),
             lambda: ledger.send([a_job(3)]),
             lambda: ledger.receive(1, 0),
             lambda: ledger.depth(),
@@ -552,11 +564,11 @@ class TestTheEnd:
         other.destroy()
 
         assert ledger.records([BATCH]) == [outcome_of(lease).record]
-        assert backend.worker("third").records([BATCH]) == [outcome_of(lease).record]
+        assert backend.anew().records([BATCH]) == [outcome_of(lease).record]
 
     def test_creating_again_changes_nothing(self, ledger: Ledger) -> None:
         ledger.send([a_job()])
 
         ledger.create()
 
-        assert run_all(ledger, 1) == [a_job()]
+        assert run_all(ledger) == [a_job()]
