@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -37,8 +38,12 @@ __all__ = [
     "remove_local",
 ]
 
+_log = logging.getLogger(__name__)
+
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _MARK = "runner.json"
+#: Tells a runner of ``adr run``, which keeps more in its directory; see `adr.embedded`.
+_RUN_LOCK = "run.lock"
 #: File systems on which SQLite's locks, or flock, cannot be trusted between machines.
 _NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs",
@@ -187,12 +192,44 @@ def local_runners() -> list[str]:
 
 
 def remove_local(runner_id: str) -> None:
-    """Remove the directory of a local runner, and its entry among `local_runners`."""
+    """Remove a local runner and its entry among `local_runners`, but no file that is not adr's.
+
+    The directory stays where anything else lies in it.
+
+    Raises
+    ------
+    AdrError
+        If some of it could not be removed; everything else is.
+    """
+    from adr.stores.directory import DirectoryStore
+
     path = Path(runner_id).resolve()
     # First, since a directory without this file is no runner.
-    Path(path, _MARK).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
-    _listed_as(path).unlink(missing_ok=True)
+    own = [path / _MARK, _listed_as(path), *path.glob("ledger.db*"), *path.glob("workers/*.lock")]
+    trouble = []
+    if (path / _RUN_LOCK).exists():
+        own += [path / _RUN_LOCK, path / "published.jsonl"]
+        try:
+            shutil.rmtree(path / "work")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            trouble.append(f"{path / 'work'} ({error.strerror})")
+    for file in own:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            trouble.append(f"{file} ({error.strerror})")
+    with suppress(OSError):
+        Path(path, "workers").rmdir()
+    try:
+        DirectoryStore(path).destroy()
+    except AdrError as error:
+        trouble.append(str(error))
+    if trouble:
+        raise AdrError(f"could not remove {', '.join(trouble)}: remove it by hand")
+    if path.exists():
+        _log.warning("%s stays, since it holds files that are not those of the runner", path)
 
 
 def _open_local(runner_id: str, _region: str | None, worker: str | None) -> Runner:

@@ -76,7 +76,7 @@ class DirectoryStore:
                 self._objects.rename(doomed / "objects")
             with suppress(FileNotFoundError):
                 self._tmp.rename(doomed / "tmp")
-            for left in self._path.glob("destroyed-*"):
+            for left in self._path.glob("destroyed-" + 16 * "[0-9a-f]"):
                 with suppress(FileNotFoundError):
                     shutil.rmtree(left)
             try:
