@@ -26,6 +26,8 @@ _PAGE_BYTES = 1 << 20
 _READERS = 16
 #: So many batches are appended to at a time; one that was longer ago begins a new object.
 _OPEN_PAGES = 16
+#: What was read of so many batches is kept, so that it need not be read again.
+_REMEMBERED_BATCHES = 16
 
 
 @dataclass
@@ -100,6 +102,8 @@ class Journal:
 class JournalReader:
     """Read the records of all workers; fetches an object again only when its ETag has changed.
 
+    Remembers what it has read of the batches of its last call, and of a few before.
+
     Parameters
     ----------
     store : ObjectStore
@@ -108,26 +112,41 @@ class JournalReader:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._read: dict[str, tuple[str, list[JobRecord]]] = {}
+        #: Of each batch, the ETag and the records of each object.
+        self._read: OrderedDict[str, dict[str, tuple[str, list[JobRecord]]]] = OrderedDict()
         self._guard = threading.Lock()
 
     def records(self, batches: Iterable[str]) -> list[JobRecord]:
         """Return all records of these batches as they are now."""
         with self._guard:
-            entries = [
-                entry for batch in batches for entry in self._store.list(journal_prefix(batch))
-            ]
-            changed = [
-                entry.key for entry in entries if self._read.get(entry.key, ("",))[0] != entry.etag
-            ]
+            wanted = list(dict.fromkeys(batches))
+            changed = []
+            for batch in wanted:
+                known = self._read.pop(batch, {})
+                pages = self._read[batch] = {}
+                for entry in self._store.list(journal_prefix(batch)):
+                    pages[entry.key] = known.get(entry.key, ("", []))
+                    if pages[entry.key][0] != entry.etag:
+                        changed.append((batch, entry.key))
             if changed:
                 with ThreadPoolExecutor(min(_READERS, len(changed))) as pool:
-                    for key, document in zip(
-                        changed, pool.map(self._store.read, changed), strict=True
-                    ):
-                        records = [
-                            JobRecord.from_dict(json.loads(line))
-                            for line in document.body.splitlines()
-                        ]
-                        self._read[key] = (document.etag, records)
-            return [record for entry in entries for record in self._read[entry.key][1]]
+                    read = pool.map(lambda each: self._page(each[1]), changed)
+                    for (batch, key), page in zip(changed, read, strict=True):
+                        self._read[batch][key] = page
+            while len(self._read) > max(_REMEMBERED_BATCHES, len(wanted)):
+                self._read.popitem(last=False)
+            return [
+                record
+                for batch in wanted
+                for _, records in self._read[batch].values()
+                for record in records
+            ]
+
+    def _page(self, key: str) -> tuple[str, list[JobRecord]]:
+        """Read one object; one that was removed since it was listed has no records."""
+        try:
+            document = self._store.read(key)
+        except NotFound:
+            return "", []
+        lines = document.body.splitlines()
+        return document.etag, [JobRecord.from_dict(json.loads(line)) for line in lines]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from adr.errors import AdrError, ServiceError
 from adr.keys import journal_key, journal_prefix
 from adr.ledgers.journal import Journal, JournalReader
 from adr.models import SCHEMA, JobRecord, JobState
-from adr.stores.base import ObjectStore
+from adr.stores.base import ObjectInfo, ObjectStore
 from adr.stores.directory import DirectoryStore
 from adr.stores.s3 import S3Store
 from tests.proxy import Proxy
@@ -253,6 +253,37 @@ class TestReading:
         assert again == records
         assert proxy.counts == {"s3.ListObjectsV2": 2, "s3.GetObject": 1}
         assert proxy.calls[1] == ("s3.GetObject", journal_key("b", "w2", 0))
+
+    def test_an_object_removed_after_it_was_listed_is_passed_over(
+        self, disk: ObjectStore, tmp_path: Path
+    ) -> None:
+        append_each(Journal(disk, "w"), [1])
+        listed = list(disk.list(journal_prefix("b")))
+        disk.delete(pages(disk))
+
+        class Behind(DirectoryStore):
+            def list(self, prefix: str) -> Iterator[ObjectInfo]:
+                return iter(listed)
+
+        assert JournalReader(Behind(tmp_path / "store")).records(["b"]) == []
+
+    def test_of_many_batches_only_the_last_are_remembered(
+        self, bucket: ObjectStore, proxy: Proxy
+    ) -> None:
+        batches = [f"b{n}" for n in range(40)]
+        Journal(bucket, "w").append([a_record(1, batch) for batch in batches])
+        reader = JournalReader(bucket)
+        proxy.reset()
+
+        # given all at once, all are remembered for the next time
+        for _ in range(2):
+            assert len(reader.records(batches)) == 40
+        assert proxy.count("s3.GetObject") == 40
+
+        # but not for ever
+        for batch in reversed(batches):
+            assert len(reader.records([batch])) == 1
+        assert 60 <= proxy.count("s3.GetObject") <= 80
 
     def test_a_batch_without_records_has_none(self, disk: ObjectStore) -> None:
         append_each(Journal(disk, "w"), [1], "bb")
