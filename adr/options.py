@@ -76,6 +76,11 @@ _JOBS = """\
   --yes                  Ask nothing"""
 
 
+#: What means something else where it is left out: an unset variable of the shell is to be
+#: noticed before the wrong thing is, say, destroyed.
+_NAMES = ("--runner", "<runner>", "--region", "--dir", "--batch", "--job", "--root")
+
+
 def complete(doc: str | None) -> str:
     """Return the docstring of a command with the options it shares with others filled in."""
     text = inspect.cleandoc(doc or "")
@@ -304,9 +309,13 @@ def parse(command: str, doc: str, argv: Sequence[str]) -> Arguments:
         raise _wrong(command, problem)
     tokens = [command.rpartition(" ")[2], *options, *(["--", *words] if words else [])]
     try:
-        return Arguments(docopt(doc, tokens, default_help=False))
+        values = docopt(doc, tokens, default_help=False)
     except DocoptExit:
         raise _wrong(command, f"this is not how {command} is used") from None
+    for name in _NAMES:
+        if values.get(name) == "":
+            raise UsageError(f"{name} is empty: give it a value, or leave it out")
+    return Arguments(values)
 
 
 def configured_runner() -> str | None:

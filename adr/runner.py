@@ -113,7 +113,8 @@ def open_runner(
     """
     if is_runner_id(runner_id):
         return _OPENERS["aws"](runner_id, region_name, worker, **parts)
-    if is_local_runner(runner_id):
+    # An empty id would stand for the current directory.
+    if runner_id and is_local_runner(runner_id):
         _check_mark(Path(runner_id, _MARK))
         return _OPENERS["local"](runner_id, region_name, worker, **parts)
     if os.sep in runner_id:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import adr
-from adr.errors import AdrError
+from adr.errors import AdrError, UsageError
 from adr.runner import create_runner, is_local_runner, local_runners, open_runner, remove_local
 
 #: Of the user, with names that are close to those of adr.
@@ -85,3 +85,15 @@ def test_a_purge_says_what_it_could_not_remove(tmp_path: Path) -> None:
     assert [path.name for path in Path(runner.id).iterdir()] == [stubborn.name]
     with pytest.raises(AdrError):
         open_runner(runner.id)
+
+
+def test_an_empty_id_is_not_the_runner_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    monkeypatch.chdir(create_runner(local=True, directory=tmp_path / "r").id)
+    # when
+    with pytest.raises(UsageError, match="'' is no runner"):
+        adr.destroy("", purge=True)
+    # then
+    assert is_local_runner(".")
