@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -176,18 +176,21 @@ class Survey:
     def is_being_queued(self) -> bool:
         """Tell whether somebody may be sending the jobs of a batch right now."""
         newest = time.time() - _SENDING_S
+        manifests = self.manifests()
         return any(
-            not self.is_sealed(batch) and parts[0].created > newest
-            for batch, parts in self.manifests().items()
+            not self.is_sealed(batch) and manifests[batch][0].created > newest
+            for batch in self._wanted(manifests)
         )
 
     def is_decided(self) -> bool:
-        """Tell whether every job of every manifest has an outcome, and all are sealed."""
+        """Tell whether every job of every batch has an outcome, and all are sealed.
+
+        Batches that were called off do not count.
+        """
         manifests = self.manifests()
-        if not all(self.is_sealed(batch) for batch in manifests):
+        batches = self._wanted(manifests)
+        if not all(self.is_sealed(batch) for batch in batches):
             return False
-        called_off = read_orders(self._runner.store).destroyed_batches
-        batches = [batch for batch in manifests if batch not in called_off]
         decided = visible(self._runner.ledger.records(batches))
         return all(
             _is_decided(job, decided.get((batch, job.index)))
@@ -266,6 +269,11 @@ class Survey:
         if status.totals.queued and not workers:
             status.notes.append(f"{_jobs_wait(status.totals.queued)} and no worker runs")
         return status
+
+    def _wanted(self, batches: Iterable[str]) -> list[str]:
+        """Return those of these batches that were not called off."""
+        called_off = read_orders(self._runner.store).destroyed_batches
+        return [batch for batch in batches if batch not in called_off]
 
     def _manifests_of(self, batch: str | None) -> dict[str, list[Manifest]]:
         manifests = self.manifests(batch)
