@@ -1,8 +1,9 @@
 """Which files of a root go into a bundle, and which are left out and said.
 
 The rules, strongest first: a queued input is always taken; the folders of version control,
-``__pycache__``, ``.adr`` and the folders to avoid never are; then ``--exclude``, the ``.adrignore``
-nearest to the file and those above it; then `DEFAULT_EXCLUDES`. Patterns are gitignore's, so
+``__pycache__``, the folders to avoid and what is adr's own (output folders of ``adr run``, local
+runners, the directories of workers) never are; then ``--exclude``, the ``.adrignore`` nearest to
+the file and those above it; then `DEFAULT_EXCLUDES`. Patterns are gitignore's, so
 ``!*.nc`` takes back what a weaker rule left out, and nothing is taken back from within a
 folder that was left out whole.
 
@@ -14,6 +15,7 @@ link is bundled as the file that it is. `adr.bundle` writes what is chosen here.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +31,20 @@ DEFAULT_EXCLUDES = (".log", ".nc", ".pyc")
 #: Name of the files with rules, in any folder of the root.
 IGNORE_FILE = ".adrignore"
 
-#: ``.adr`` is where an output folder of ``adr run`` keeps its state.
-_NEVER = frozenset({".git", ".hg", ".svn", ".bzr", "CVS", "__pycache__", ".adr"})
+#: Where an output folder of ``adr run`` keeps its runner.
+_STATE = ".adr"
+_NEVER = frozenset({".git", ".hg", ".svn", ".bzr", "CVS", "__pycache__", _STATE})
+#: What a local runner keeps in its folder; the first two tell one.
+_OF_RUNNERS = (
+    "runner.json",
+    "ledger.db",
+    "ledger.db-wal",
+    "ledger.db-shm",
+    "objects",
+    "tmp",
+    "workers",
+)
+_WORKER = re.compile(r"adr-worker-[0-9a-f]{16}")
 _EFFECTIVE = os.access in os.supports_effective_ids
 
 _CHUNK_BYTES = 1 << 20
@@ -211,6 +225,7 @@ class _Chooser:
         if is_folder and (status.st_dev, status.st_ino) in self.avoid:
             return False
         never = base in _NEVER and (is_folder or base == ".git")
+        never = never or (is_folder and self._is_of_adr(name)) or self._is_part_of_runner(name)
         if never or _excluded(name, is_folder, rules):
             self._leave_out(name, status, tell=not never)
             return False
@@ -224,6 +239,24 @@ class _Chooser:
         else:
             self.refused.append(f"{name} is neither a file nor a folder")
         return False
+
+    def _is_of_adr(self, name: str) -> bool:
+        """Tell whether a folder is adr's own, and none in which an input lies."""
+        path = self._path(name)
+        own = (
+            _is_runner(path)
+            or os.path.isfile(os.path.join(path, _STATE, _OF_RUNNERS[0]))
+            or (
+                _WORKER.fullmatch(os.path.basename(name)) is not None
+                and os.path.isfile(os.path.join(path, "lock"))
+            )
+        )
+        return own and not any(each.startswith(name + "/") for each in self.forced)
+
+    def _is_part_of_runner(self, name: str) -> bool:
+        """Tell whether something is of a runner in whose folder there are inputs as well."""
+        folder, base = os.path.split(name)
+        return base in _OF_RUNNERS and _is_runner(self._path(folder))
 
     def _take_forced(self, name: str, is_link: bool) -> None:
         try:
@@ -355,6 +388,10 @@ class _Chooser:
 
 def _by_name(member: Member) -> str:
     return member.name
+
+
+def _is_runner(path: str) -> bool:
+    return all(os.path.isfile(os.path.join(path, each)) for each in _OF_RUNNERS[:2])
 
 
 def _excluded(name: str, is_folder: bool, rules: _Rules) -> bool:
