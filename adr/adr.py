@@ -19,11 +19,11 @@ from pathlib import Path
 
 from adr import config
 from adr.batch import BatchPlan, find_root, plan_batch
+from adr.destruction import destroy_batch, destroy_runner
 from adr.embedded import RunReport, run_batch
 from adr.errors import AdrError, RunnerGone, UsageError
-from adr.keys import BATCHES, LIVE, WORKERS, bundle_key, journal_prefix
+from adr.keys import LIVE, WORKERS
 from adr.models import new_id
-from adr.orders import order_destruction
 from adr.progress import SILENT, Progress
 from adr.publish import fetches
 from adr.queueing import QueueReport, queue_batch
@@ -42,14 +42,7 @@ from adr.resources import (
     upload_batch,
     upload_files,
 )
-from adr.runner import (
-    Runner,
-    create_runner,
-    is_runner_id,
-    local_runners,
-    open_runner,
-    remove_local,
-)
+from adr.runner import Runner, create_runner, is_runner_id, local_runners, open_runner
 from adr.survey import JobView, Status, Survey, pick_jobs
 from adr.transfer import FetchReport, fetch
 from adr.worker.loop import Worker, WorkerReport
@@ -660,44 +653,10 @@ def destroy(
         raise UsageError(
             f"the runner {runner_id} has launched no hosts: leave hosts out to destroy all of it"
         )
-    if batch is not None:
-        _destroy_batch(runner, batch, purge, progress)
-        return
-    # The order matters: a worker that sees the tombstone writes nothing more, and whoever
-    # is cut off further down finds the tombstone and can go on.
-    order_destruction(runner.store)
-    runner.ledger.destroy()
-    if purge:
-        if runner.kind == "local":
-            remove_local(runner.id)
-        else:
-            runner.store.destroy()
-        return
-    inputs = [bundle_key(name) for name in Survey(runner).manifests()]
-    _delete(runner, inputs, [LIVE, "_cards/"], progress)
-
-
-def _destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -> None:
-    if batch not in Survey(runner).manifests(batch):
-        raise UsageError(f"there is no batch {batch}: adr status shows those there are")
-    order_destruction(runner.store, batch)
-    prefixes = [f"_cards/{batch}/"]
-    if purge:
-        prefixes += [f"{batch}/", f"_logs/{batch}/", journal_prefix(batch), f"{BATCHES}{batch}"]
-    _delete(runner, [bundle_key(batch)], prefixes, progress)
-
-
-def _delete(
-    runner: Runner, keys: Sequence[str], prefixes: Sequence[str], progress: Progress
-) -> None:
-    found = [
-        *keys,
-        *(entry.key for prefix in prefixes for entry in runner.store.list(prefix)),
-    ]
-    progress.start("deleting", len(found), "objects")
-    runner.store.delete(found)
-    progress.advance(len(found))
-    progress.finish()
+    if batch is None:
+        destroy_runner(runner, purge, progress)
+    else:
+        destroy_batch(runner, batch, purge, progress)
 
 
 def _may_have_credentials() -> bool:

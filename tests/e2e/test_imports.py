@@ -27,7 +27,7 @@ LAYERS = (
     ("console",),
     ("options", "output"),
     ("adr", "__init__"),
-    ("embedded", "resources"),
+    ("destruction", "embedded", "resources"),
     ("worker", "worker.*"),
     ("queueing", "survey", "publish"),
     ("runner",),

@@ -1,0 +1,64 @@
+"""The end of a runner, or of one batch: what is removed, in which order, and what stays.
+
+Results, and the records that name them, stay unless they are purged. Everything can be
+repeated where it was cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adr.errors import UsageError
+from adr.keys import BATCHES, LIVE, bundle_key, journal_prefix
+from adr.orders import order_destruction
+from adr.progress import Progress
+from adr.runner import Runner, remove_local
+from adr.survey import Survey
+
+__all__ = ["destroy_batch", "destroy_runner"]
+
+
+def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
+    """Remove queue and inputs of a runner, and all the rest if `purge`."""
+    # The order matters: a worker that sees the tombstone writes nothing more, and whoever
+    # is cut off further down finds the tombstone and can go on.
+    order_destruction(runner.store)
+    runner.ledger.destroy()
+    if purge:
+        if runner.kind == "local":
+            remove_local(runner.id)
+        else:
+            runner.store.destroy()
+        return
+    inputs = [bundle_key(name) for name in Survey(runner).manifests()]
+    _delete(runner, inputs, [LIVE, "_cards/"], progress)
+
+
+def destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -> None:
+    """Call off the jobs of a batch and remove its input, and its results too if `purge`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such batch.
+    """
+    if batch not in Survey(runner).manifests(batch):
+        raise UsageError(f"there is no batch {batch}: adr status shows those there are")
+    order_destruction(runner.store, batch)
+    prefixes = [f"_cards/{batch}/"]
+    if purge:
+        prefixes += [f"{batch}/", f"_logs/{batch}/", journal_prefix(batch), f"{BATCHES}{batch}"]
+    _delete(runner, [bundle_key(batch)], prefixes, progress)
+
+
+def _delete(
+    runner: Runner, keys: Sequence[str], prefixes: Sequence[str], progress: Progress
+) -> None:
+    found = [
+        *keys,
+        *(entry.key for prefix in prefixes for entry in runner.store.list(prefix)),
+    ]
+    progress.start("deleting", len(found), "objects")
+    runner.store.delete(found)
+    progress.advance(len(found))
+    progress.finish()
