@@ -1,0 +1,267 @@
+"""What every crash test has: a runner, inputs of which each proves its job, and real processes.
+
+Each job notes beside the workspace that it began, waits there if the test holds it, and
+writes a file that only this job can have written. `Scene.check` says whether all is well in
+the end: one visible outcome a job, whole results of the right job, and nothing left over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import adr
+from adr.adr import status
+from adr.models import JobState, visible
+from adr.runner import open_runner
+from tests.proxy import DROP, Call
+from tests.rules import Action, Dropped
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+#: Who it is, is appended in one write; a job that is held waits for its file to be removed.
+_JOB = """\
+input=$1
+number=${input##*-}; number=${number%.txt}
+if [ -e "$SIDE/stubborn" ]; then trap "" TERM; fi
+echo "$ADR_ATTEMPT" >> "$SIDE/runs-$number"
+while [ -e "$SIDE/hold-$number" ]; do sleep 0.05; done
+{ echo "$ADR_BATCH $number"; cat "$input"; } > proof.txt
+echo "$ADR_ATTEMPT" >> "$SIDE/ends-$number"
+"""
+
+
+def killing(pid: int) -> Action:
+    """Return what a proxy does to kill a process and cut off what it was about to hear."""
+
+    def kill(call: Call) -> Dropped:
+        os.kill(pid, signal.SIGKILL)
+        return DROP
+
+    return kill
+
+
+class Process:
+    """One process of adr, in a session of its own like any that a terminal starts."""
+
+    def __init__(self, command: Sequence[str], log: Path, env: dict[str, str]) -> None:
+        self.log = log
+        with log.open("wb") as stream:
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=_ROOT,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill as ``kill -9`` does, and wait for the end."""
+        self.signal(signal.SIGKILL)
+        assert self.ended() == -signal.SIGKILL, self.output()
+
+    def end(self) -> None:
+        """End in good order, with SIGTERM."""
+        self.signal(signal.SIGTERM)
+        assert self.ended() == 0, self.output()
+
+    def ended(self, timeout: float = 40) -> int:
+        """Wait for the end; return the exit status, negative for a signal."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still runs after {timeout} s:\n{self.output()}") from None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def output(self) -> str:
+        return self.log.read_text("utf-8", "backslashreplace")
+
+    def clean_up(self) -> None:
+        if self.is_running:
+            self._process.kill()
+            self._process.wait()
+
+
+class Scene:
+    """A runner and what happens around it.
+
+    Parameters
+    ----------
+    kind : str
+        ``"local"`` or ``"aws"``.
+    folder : Path
+        For everything the test writes.
+    find : callable
+        The fixture `descendants_with_env`.
+    """
+
+    def __init__(self, kind: str, folder: Path, find: Callable[[str, str], list[int]]) -> None:
+        self.kind = kind
+        self.folder = folder
+        self._find = find
+        self.side = folder / "side"
+        self.inputs = folder / "inputs"
+        self.workingdir = folder / "work"
+        for each in (self.side, self.inputs, self.workingdir):
+            each.mkdir()
+        (self.inputs / "job.sh").write_text(_JOB)
+        self.jobs: list[int] = []
+        self._processes: list[Process] = []
+        self.runner = ""
+
+    def create(self) -> None:
+        local = self.kind == "local"
+        place = str(self.folder / "runner") if local else None
+        self.runner = adr.create(local=local, directory=place)
+        self.ledger = open_runner(self.runner).ledger
+
+    def make(self, jobs: int) -> list[str]:
+        """Write so many inputs; return the words by which a command line queues them."""
+        self.jobs = list(range(1, jobs + 1))
+        files = []
+        for number in self.jobs:
+            path = self.inputs / f"case-{number}.txt"
+            path.write_text(self._secret(number))
+            files.append(str(path))
+        return [f"--command={self.command}", f"--env=SIDE={self.side}", "--", *files]
+
+    command = "bash job.sh {}"
+
+    def queue(self, jobs: int) -> str:
+        """Queue so many jobs, from this process."""
+        files = self.make(jobs)[3:]
+        return adr.queue(self.runner, files, command=self.command, env={"SIDE": str(self.side)})
+
+    # Processes
+
+    def start(self, *words: str, **settings: Any) -> Process:
+        """Start ``python -m tests.drive`` with these settings and words."""
+        command = ["-m", "tests.drive", json.dumps(settings), *words]
+        log = self.folder / f"process-{len(self._processes)}.log"
+        # By its scene a process is found again, with all that it starts.
+        process = Process(command, log, {"SCENE": str(self.folder)})
+        self._processes.append(process)
+        return process
+
+    def worker(self, *, times: dict[str, float] | None = None, **settings: Any) -> Process:
+        """Start a worker; `times` are for one on AWS and short where none are given."""
+        if self.kind == "aws":
+            settings |= {"times": {**SHORT, **(times or {})}, "poll_s": 1}
+        return self.start("worker", self.runner, str(self.workingdir), **settings)
+
+    def finish(self) -> None:
+        """Let a new worker deal with all that is left, and end it."""
+        worker = self.worker(slots=4)
+        self.await_empty()
+        worker.end()
+
+    def await_empty(self, timeout: float = 30) -> None:
+        """Wait until no job is in the queue, whether waiting or leased."""
+        self.wait(lambda: self.ledger.depth().empty, timeout)
+
+    def clean_up(self) -> None:
+        for process in self._processes:
+            process.clean_up()
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # What jobs do
+
+    def hold(self, *jobs: int) -> None:
+        """Let these jobs wait once they have begun."""
+        for job in jobs:
+            (self.side / f"hold-{job}").touch()
+
+    def let_go(self, *jobs: int) -> None:
+        for job in jobs:
+            (self.side / f"hold-{job}").unlink()
+
+    def runs(self, job: int) -> int:
+        """Return how often a job has begun."""
+        return self._lines(f"runs-{job}")
+
+    def ends(self, job: int) -> int:
+        """Return how often a job has come to its end."""
+        return self._lines(f"ends-{job}")
+
+    def all_runs(self) -> list[int]:
+        return [self.runs(job) for job in self.jobs]
+
+    def await_run(self, job: int, times: int = 1, timeout: float = 30) -> None:
+        self.wait(lambda: self.runs(job) >= times, timeout)
+
+    def pids(self) -> list[int]:
+        """Return all processes of this scene: workers, launchers, jobs and what those began."""
+        return self._find("SCENE", str(self.folder))
+
+    def await_no_process(self, timeout: float = 10) -> None:
+        self.wait(lambda: not self.pids(), timeout)
+
+    def wait(self, condition: Callable[[], Any], timeout: float = 30) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{each.log.name}:\n{each.output()}" for each in self._processes)
+                raise AssertionError(f"not true within {timeout} s\n{logs}")
+            time.sleep(0.03)
+
+    # What is left in the end
+
+    def records(self, batch: str) -> list[Any]:
+        return self.ledger.records([batch])
+
+    def visible(self, batch: str) -> dict[int, Any]:
+        return {index: each for (_, index), each in visible(self.records(batch)).items()}
+
+    def decided(self, batch: str) -> int:
+        return len(self.visible(batch))
+
+    def check(self, batch: str) -> None:
+        """Assert that every job has succeeded once, with its own results, and nothing is left."""
+        found = status(self.runner)
+        assert [each.batch for each in found.batches] == [batch]
+        assert (found.totals.jobs, found.totals.succeeded) == (len(self.jobs), len(self.jobs))
+        assert all(view.state is JobState.SUCCEEDED for view in found.jobs)
+        target = self.folder / "download"
+        report = adr.download(self.runner, target)
+        assert report.fetched == len(self.jobs)
+        files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+        assert files == {f"{batch}/case-{job}/proof.txt" for job in self.jobs}
+        for job in self.jobs:
+            proof = (target / batch / f"case-{job}" / "proof.txt").read_text()
+            assert proof == f"{batch} {job}\n{self._secret(job)}"
+        assert self.ledger.depth().empty
+        self.await_no_process()
+        assert list(self.workingdir.iterdir()) == []
+
+    def _secret(self, job: int) -> str:
+        return f"of {job} in {self.folder}\n"
+
+    def _lines(self, name: str) -> int:
+        try:
+            return len((self.side / name).read_text().splitlines())
+        except FileNotFoundError:
+            return 0
+
+
+#: Times of workers on AWS, in seconds, with which a lost lease is noticed soon.
+SHORT = {"visibility_s": 4, "heartbeat_s": 0.6, "dead_after_s": 4}
