@@ -537,6 +537,9 @@ def adr_destroy(given: Arguments) -> int:
     Usage:
       adr destroy [options] [--] [<runner>]
 
+    Workers notice within seconds. What they wrote of a purged batch meanwhile is
+    removed by the same command again.
+
     Options:
       --batch=BATCH          Only this batch
       --purge                Remove results and records as well

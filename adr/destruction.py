@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from adr.errors import UsageError
 from adr.keys import BATCHES, LIVE, bundle_key, journal_prefix
-from adr.orders import order_destruction
+from adr.ledgers.base import Forgetting
+from adr.orders import order_destruction, read_orders
 from adr.progress import Progress
 from adr.runner import Runner, remove_local
 from adr.survey import Survey
@@ -37,17 +38,23 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
 def destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -> None:
     """Call off the jobs of a batch and remove its input, and its results too if `purge`.
 
+    A worker may write what it has at hand until it sees the order: repeating removes that.
+
     Raises
     ------
     UsageError
         If there is no such batch.
     """
-    if batch not in Survey(runner).manifests(batch):
+    known = batch in Survey(runner).manifests(batch)
+    if not known and batch not in read_orders(runner.store).destroyed_batches:
         raise UsageError(f"there is no batch {batch}: adr status shows those there are")
     order_destruction(runner.store, batch)
     prefixes = [f"_cards/{batch}/"]
     if purge:
-        prefixes += [f"{batch}/", f"_logs/{batch}/", journal_prefix(batch), f"{BATCHES}{batch}"]
+        if isinstance(runner.ledger, Forgetting):
+            runner.ledger.forget(batch)
+        prefixes += [f"{batch}/", f"_logs/{batch}/", journal_prefix(batch)]
+        prefixes += [f"{BATCHES}{batch}{end}" for end in (".", "+")]
     _delete(runner, [bundle_key(batch)], prefixes, progress)
 
 

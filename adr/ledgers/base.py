@@ -14,11 +14,11 @@ begun in a way that outlives the worker.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from adr.models import Depth, Job, JobRecord, JobState, Lease, Outcome
 
-__all__ = ["LOST_LIMIT", "Ledger", "lost_too_often"]
+__all__ = ["LOST_LIMIT", "Forgetting", "Ledger", "lost_too_often"]
 
 #: A job that lost this many started attempts with their workers has failed.
 LOST_LIMIT = 5
@@ -108,3 +108,14 @@ class Ledger(Protocol):
 
     def records(self, batches: Iterable[str]) -> list[JobRecord]:
         """Return every record of these batches, in no order, possibly some twice."""
+
+
+@runtime_checkable
+class Forgetting(Protocol):
+    """A capability of ledgers that keep what they know of a batch outside the store."""
+
+    def forget(self, batch: str) -> None:
+        """Remove jobs and records of a batch, and take none of it any more; idempotent.
+
+        Leases on its jobs are lost, and outcomes of them dropped.
+        """

@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS records (
 ) WITHOUT ROWID;
 """
 
+_FORGOTTEN = "forgotten "
 _BUSY_S = 30.0
 _LOOK_EVERY_S = 0.05
 _RECLAIM_EVERY_S = 1.0
@@ -108,8 +109,13 @@ class SqliteLedger:
         self, jobs: Sequence[Job], *, again: bool = False, sent: Callable[[int], None] | None = None
     ) -> None:
         """Queue jobs in one transaction; a job that is there or decided is left as it is."""
-        rows = ((*job.id, json.dumps(job.to_dict()), *job.id) for job in jobs)
         with self._transaction("durable") as db:
+            forgotten = self._forgotten(db)
+            rows = (
+                (*job.id, json.dumps(job.to_dict()), *job.id)
+                for job in jobs
+                if job.batch not in forgotten
+            )
             db.executemany(
                 "INSERT OR IGNORE INTO jobs (batch, position, generation, body) SELECT ?, ?, ?, ? "
                 "WHERE NOT EXISTS (SELECT 1 FROM records"
@@ -162,9 +168,12 @@ class SqliteLedger:
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write the records and remove the jobs in one transaction; idempotent."""
         with self._transaction("durable") as db:
+            forgotten = self._forgotten(db)
             for outcome in outcomes:
                 lease = outcome.lease
                 batch, position, generation = lease.job.id
+                if batch in forgotten:
+                    continue
                 known = db.execute(
                     "SELECT 1 FROM records WHERE batch = ? AND position = ? AND generation = ?"
                     " AND attempt = ?",
@@ -198,6 +207,13 @@ class SqliteLedger:
                 for (body,) in db.execute("SELECT body FROM records WHERE batch = ?", (batch,))
             ]
         return [JobRecord.from_dict(json.loads(body)) for body in rows]
+
+    def forget(self, batch: str) -> None:
+        """Remove jobs and records of a batch; a worker that runs one of them loses its lease."""
+        with self._transaction("durable", even_if_destroyed=True) as db:
+            db.execute("INSERT OR IGNORE INTO meta VALUES (?, 'true')", (_FORGOTTEN + batch,))
+            db.execute("DELETE FROM jobs WHERE batch = ?", (batch,))
+            db.execute("DELETE FROM records WHERE batch = ?", (batch,))
 
     def _lease(self, most: int) -> list[Lease]:
         now = time.time()
@@ -257,6 +273,11 @@ class SqliteLedger:
     @staticmethod
     def _is_destroyed(db: sqlite3.Connection) -> bool:
         return db.execute("SELECT 1 FROM meta WHERE name = 'destroyed'").fetchone() is not None
+
+    @staticmethod
+    def _forgotten(db: sqlite3.Connection) -> set[str]:
+        names = db.execute("SELECT name FROM meta WHERE name LIKE ?", (_FORGOTTEN + "%",))
+        return {name.removeprefix(_FORGOTTEN) for (name,) in names}
 
     @contextmanager
     def _transaction(
