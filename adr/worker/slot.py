@@ -21,7 +21,7 @@ from pathlib import Path
 
 from adr.errors import AdrError
 from adr.models import Job, JobRecord, JobState, Lease
-from adr.worker.bundles import Bundles
+from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.script import job_script
 from adr.worker.tree import discard_tree, open_tree, opened
@@ -100,7 +100,10 @@ class Slot:
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
 
     def prepare(self, lease: Lease) -> None:
-        """Have the workspace of a job's batch ready; see `Bundles.unpack` for the errors."""
+        """Have the workspace of a job's batch ready, at the cost of others if the disk is small.
+
+        See `Bundles.unpack` for the errors.
+        """
         batch = lease.job.batch
         if batch in self._workspaces:
             self._workspaces.move_to_end(batch)
@@ -109,7 +112,14 @@ class Slot:
             self._forget(next(iter(self._workspaces)))
         self._directory.mkdir(exist_ok=True)
         discard_tree(self._directory / batch)
-        self._workspaces[batch] = self._bundles.unpack(batch, self._directory / batch)
+        try:
+            workspace = self._bundles.unpack(batch, self._directory / batch)
+        except DiskTooSmall:
+            if not self._workspaces:
+                raise
+            self._forget_all()
+            workspace = self._bundles.unpack(batch, self._directory / batch)
+        self._workspaces[batch] = workspace
 
     def run(self, lease: Lease, staging: Path) -> Delivery | None:
         """Run a job whose workspace is ready, and put the workspace back as it was.
@@ -169,8 +179,13 @@ class Slot:
         self._launcher.stop(kill)
 
     def close(self) -> None:
-        """End the launcher and whatever it still runs."""
+        """End the launcher and whatever it still runs, and give up the workspaces."""
         self._launcher.close()
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        for batch in list(self._workspaces):
+            self._forget(batch)
 
     def _forget(self, batch: str) -> None:
         """Give up a workspace, which is not as it was or one too many."""
