@@ -337,23 +337,17 @@ class Worker:
                 with self._changed:
                     self._turns.pop(slot.number, None)
                     self._lost.discard(lease.attempt)
-                    if retire:
-                        self._slots -= 1
                     self._changed.notify_all()
             if retire:
                 return
 
     def _work(self, slot: Slot, lease: Lease, staging: Path) -> bool:
         """Run one job and hand on what it left; return whether the slot has to retire."""
+        slots = self._slots
         try:
             slot.prepare(lease)
         except DiskTooSmall as error:
-            if self._slots > 1:
-                _log.warning("%s: going on with %d slots", error, self._slots - 1)
-                self._release([lease])
-                return True
-            self._outbox.settle(lease, slot.refusal(lease, str(error)))
-            return False
+            return self._make_room(slot, lease, error, slots)
         except ServiceError:
             raise
         except (AdrError, OSError) as error:
@@ -389,6 +383,24 @@ class Worker:
         else:
             self._outbox.put(delivery)
         return False
+
+    def _make_room(self, slot: Slot, lease: Lease, error: DiskTooSmall, slots: int) -> bool:
+        """Do with a slot less, or without a job; return whether this slot retires.
+
+        Of `slots`, as there were before, another may have retired meanwhile: try again then.
+        """
+        with self._changed:
+            retire = self._slots == slots > 1
+            if retire:
+                self._slots -= 1
+        if retire:
+            _log.warning("%s: going on with %d slots", error, slots - 1)
+            slot.close()
+        if slots > 1:
+            self._release([lease])
+        else:
+            self._outbox.settle(lease, slot.refusal(lease, str(error)))
+        return retire
 
     def _learn(self, job_s: float) -> None:
         self._job_s = job_s if self._job_s is None else 0.8 * self._job_s + 0.2 * job_s

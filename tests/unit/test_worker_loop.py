@@ -1,0 +1,92 @@
+"""The worker where something is wrong: with the disk, the queue, the services."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.workers import Disk, Site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.clean_up()
+
+
+class FullAtFirst(Disk):
+    """A disk that has no room when it is first asked by two at once."""
+
+    def __init__(self, *folders: Path) -> None:
+        super().__init__(*folders)
+        self._both = threading.Barrier(2)
+        self._asked = threading.Semaphore(2)
+
+    def usage(self, path: Any) -> Any:
+        if self._asked.acquire(blocking=False):
+            self._both.wait(20)
+            return super().usage(path)._replace(free=0)
+        return super().usage(path)
+
+
+def test_of_slots_that_find_no_room_at_once_the_last_one_stays(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given two slots that both find the disk full
+    site.queue("sleep 0.1", 4)
+    monkeypatch.setattr(shutil, "disk_usage", FullAtFirst().usage)
+
+    # when they run what there is
+    report = site.worker(slots=2, stop_on_empty=True).run()
+
+    # then one of them does it all, and no job has failed for it
+    assert report.succeeded == 4
+    assert report.failed == 0
+
+
+def test_a_slot_that_retires_leaves_no_process(
+    site: Site, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., bool]
+) -> None:
+    # given two slots that both have run a job, since either job waits for the other
+    side = site.folder / "side"
+    side.mkdir()
+    both = f"touch {side}/{{#}}; until [ -e {side}/1 -a -e {side}/2 ]; do sleep 0.02; done"
+    site.queue(both, 2)
+    worker = site.worker(slots=2)
+    site.start(worker)
+    wait_for(lambda: worker.report.succeeded == 2)
+    assert launchers() == 2
+
+    # when the disk turns out to hold one workspace only
+    (place,) = site.workingdir.iterdir()
+    disk = Disk(place / "slot-1", place / "slot-2")
+    disk.room = 1
+    monkeypatch.setattr(shutil, "disk_usage", disk.usage)
+    site.queue(f"until [ -e {side}/go ]; do sleep 0.02; done")
+
+    # then one slot does the rest, and the other has ended its launcher by then
+    wait_for(lambda: launchers() == 1)
+    (side / "go").touch()
+    wait_for(lambda: worker.report.succeeded == 3)
+    assert worker.report.failed == 0
+
+
+def launchers() -> int:
+    """Count the launcher processes of this process."""
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            count += parent == os.getpid() and b"launcher_child" in (
+                path.with_name("cmdline").read_bytes()
+            )
+        except OSError:
+            continue
+    return count
