@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -82,8 +82,10 @@ class Place:
 
 
 @pytest.fixture
-def place(proxy: Proxy) -> Place:
-    return Place(proxy)
+def place(proxy: Proxy) -> Iterator[Place]:
+    made = Place(proxy)
+    yield made
+    made.sender.destroy()
 
 
 def refuse(proxy: Proxy, which: str, times: int | None = None, key: str | None = None) -> Any:

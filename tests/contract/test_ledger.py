@@ -116,10 +116,13 @@ class AwsBackend:
 
 
 @pytest.fixture(params=["sqlite", "aws"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     if request.param == "sqlite":
-        return LocalBackend(tmp_path)
-    return AwsBackend(request.getfixturevalue("proxy"))
+        yield LocalBackend(tmp_path)
+    else:
+        made = AwsBackend(request.getfixturevalue("proxy"))
+        yield made
+        made.anew().destroy()
 
 
 @pytest.fixture
