@@ -13,6 +13,7 @@ from adr.keys import BATCHES, LIVE, bundle_key, journal_prefix
 from adr.ledgers.base import Forgetting
 from adr.orders import order_destruction, read_orders
 from adr.progress import Progress
+from adr.queueing import clear_bundles
 from adr.runner import Runner, remove_local
 from adr.survey import Survey
 
@@ -31,7 +32,10 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
         else:
             runner.store.destroy()
         return
-    inputs = [bundle_key(name) for name in Survey(runner).manifests()]
+    if runner.scratch is not None:
+        clear_bundles(runner.scratch)
+    # Also those of batches that never got a manifest.
+    inputs = [each.key for each in runner.store.list("", flat=True) if each.key.endswith(".zip")]
     _delete(runner, inputs, [LIVE, "_cards/"], progress)
 
 

@@ -7,11 +7,13 @@ that no job is missing and none is decided twice.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,16 +26,17 @@ from adr.batch import (
     read_manifest,
 )
 from adr.bundle import write_bundle
-from adr.errors import NotFound
+from adr.errors import AdrError, NotFound
 from adr.keys import BATCHES, MANIFEST, bundle_key, manifest_key, seal_key, sent_key
-from adr.models import SCHEMA, Job
+from adr.models import SCHEMA, Job, new_id
 from adr.orders import read_orders
 from adr.progress import SILENT, Progress
 from adr.runner import Runner
 
-__all__ = ["QueueReport", "queue_batch", "queue_single"]
+__all__ = ["QueueReport", "clear_bundles", "queue_batch", "queue_single"]
 
 _NOTE_EVERY_S = 10.0
+_BUNDLE = "bundle-{}.zip"
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,7 @@ def queue_batch(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) ->
         return QueueReport(manifest.batch, len(manifest.jobs), True, manifest.bundle_bytes)
     plan = plan.with_batch(new_batch_id(plan.root))
     batch = plan.jobs[0].batch
-    with tempfile.TemporaryDirectory(prefix="bundle-", dir=runner.scratch) as folder:
-        bundle = Path(folder, "bundle.zip")
+    with _new_bundle(runner.scratch) as bundle:
         written = write_bundle(
             plan.root, plan.members, bundle, compress=runner.compress, progress=progress
         )
@@ -104,6 +106,35 @@ def queue_single(runner: Runner, job: Job) -> None:
     runner.store.write(manifest_key(name), body, if_absent=True)
     runner.ledger.send([job])
     runner.store.write(seal_key(job.batch), _note(1))
+
+
+def clear_bundles(scratch: Path) -> None:
+    """Remove the bundles that killed processes have left in a folder."""
+    for path in scratch.glob(_BUNDLE.format("*")):
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+@contextmanager
+def _new_bundle(scratch: Path | None) -> Iterator[Path]:
+    """Yield a place for a bundle, whose file is locked for as long as it is being made."""
+    if scratch is None:
+        with tempfile.TemporaryDirectory(prefix="adr-bundle-") as folder:
+            yield Path(folder, "bundle.zip")
+        return
+    path = scratch / _BUNDLE.format(new_id())
+    try:
+        clear_bundles(scratch)
+        file = path.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        raise AdrError(f"cannot make a bundle in {scratch}: {error.strerror}") from error
+    with file:
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _unfinished(runner: Runner, digest: str) -> Manifest | None:

@@ -68,7 +68,7 @@ class Runner:
     compress: bool
     #: Seconds after which the queue forgets a job.
     retention_s: float = math.inf
-    #: Where large files on their way to the store are best made; None: anywhere.
+    #: Folder where large files on their way to the store are best made; None: anywhere.
     scratch: Path | None = None
 
 
@@ -248,7 +248,7 @@ def _open_local(runner_id: str, _region: str | None, worker: str | None) -> Runn
         roster=Roster(store, locks),
         heartbeat_s=(0.5, 5.0),
         compress=False,
-        scratch=path,
+        scratch=path / "tmp",
     )
 
 

@@ -91,8 +91,14 @@ class ObjectStore(Protocol):
             try of this same call was carried out and its answer lost: read back to tell.
         """
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield all objects whose key starts with `prefix`, in the order of their keys."""
+    def list(self, prefix: str, *, flat: bool = False) -> Iterator[ObjectInfo]:
+        """Yield all objects whose key starts with `prefix`, in the order of their keys.
+
+        Parameters
+        ----------
+        flat : bool, optional
+            Only those whose key has no slash after `prefix`, at no cost for the others.
+        """
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, in batches; absent ones are no error."""

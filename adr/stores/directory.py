@@ -123,7 +123,7 @@ class DirectoryStore:
             with naming("write", target):
                 return self._publish(ready, target, if_absent=if_absent, if_match=if_match)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, flat: bool = False) -> Iterator[ObjectInfo]:
         """Yield the objects in the order S3 has: that of the bytes of their keys.
 
         Objects written or removed meanwhile may or may not be seen. Holds the names of one
@@ -143,7 +143,8 @@ class DirectoryStore:
                 yield entry
                 continue
             with naming("list", self._objects / key):
-                stack.extend(reversed(self._entries(key, prefix)))
+                found = reversed(self._entries(key, prefix))
+            stack.extend(each for each in found if each[1] is not None or not flat)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects and the directories that become empty; absent ones are no error."""

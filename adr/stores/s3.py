@@ -175,11 +175,12 @@ class S3Store:
             raise Conflict(f"{self._named(key)} has been removed meanwhile") from error
         return answer["ETag"]
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, flat: bool = False) -> Iterator[ObjectInfo]:
         """Yield the objects, one call per 1,000."""
+        delimiter: Any = {"Delimiter": "/"} if flat else {}
         pages = iter(
             self._connection.s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=prefix
+                Bucket=self._bucket, Prefix=prefix, **delimiter
             )
         )
         while True:

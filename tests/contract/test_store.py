@@ -83,6 +83,18 @@ class TestDocuments:
             different = [e for e, c in zip(etags, contents, strict=True) if c != content]
             assert etags[n] not in different
 
+    def test_a_flat_listing_passes_over_what_lies_deeper(self, store: ObjectStore) -> None:
+        for key in ("a.zip", "a/1", "b/c/2", "b/d", "c.zip"):
+            store.write(key, b"")
+
+        def flat(prefix: str) -> list[str]:
+            return [entry.key for entry in store.list(prefix, flat=True)]
+
+        assert flat("") == ["a.zip", "c.zip"]
+        assert flat("b/") == ["b/d"]
+        assert flat("a") == ["a.zip"]
+        assert flat("x") == []
+
     def test_the_listing_has_the_etag_of_the_last_version(self, store: ObjectStore) -> None:
         store.write("key", b"first")
         etag = store.write("key", b"second!")
