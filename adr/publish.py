@@ -61,8 +61,11 @@ class Publisher:
         self._published: dict[str, dict[str, Any]] = {}
         #: Files that are not adr's, or were changed, and have the name of a result.
         self.kept: set[str] = set()
+        self._is_cut = False
         if notes.exists():
-            for line in notes.read_bytes().splitlines():
+            body = notes.read_bytes()
+            self._is_cut = not body.endswith(b"\n")
+            for line in body.splitlines():
                 try:
                     note = json.loads(line)
                     self._published[note["label"]] = note
@@ -89,6 +92,9 @@ class Publisher:
             kept = set(fetch(self._store, wanted, self._folder).kept_names)
             self.kept |= kept
             with self._notes.open("a", encoding="ascii") as file:
+                if self._is_cut:
+                    file.write("\n")
+                    self._is_cut = False
                 for _, label, record in todo:
                     self._note(label, record, kept)
                     file.write(json.dumps(self._published[label]) + "\n")

@@ -151,6 +151,19 @@ def test_a_batch_called_off_while_it_was_queued_is_not_gone_on_with(inputs, tmp_
     assert set(Survey(made).manifests()) == {first, second.batch}
 
 
+def test_a_note_that_was_cut_off_spoils_no_other(inputs, tmp_path):
+    to = tmp_path / "results"
+    run(inputs, to)
+    notes = to / ".adr/published.jsonl"
+    notes.write_bytes(notes.read_bytes()[:-7])
+
+    assert run(inputs, to).skipped == 2
+    inputs[0].write_text("changed\n")
+    inputs[1].write_text("changed\n")
+    assert run(inputs, to).kept == 0
+    assert {(to / name / "out").read_text() for name in "ab"} == {"changed\n"}
+
+
 def test_a_folder_in_the_way_of_the_lock_is_said(tmp_path, inputs):
     to = tmp_path / "results"
     os.makedirs(to / ".adr" / "run.lock")
