@@ -28,6 +28,7 @@ from adr.version import __version__
 from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.outbox import Outbox
 from adr.worker.place import Place, cores
+from adr.worker.policy import Policy
 from adr.worker.slot import Delivery, Limits, Slot
 from adr.worker.tree import discard_tree
 
@@ -40,13 +41,6 @@ _LISTEN_S = 0.1
 _ORDERS_S = 10.0
 #: A lease that has not begun after this long goes back to the queue.
 _UNSTARTED_S = 5.0
-#: Prefetch as many jobs as the slots finish in this time.
-_AHEAD_S = 1.0
-_MOST_AHEAD = 100
-#: As many as one call leases on SQS.
-_ENOUGH = 10
-_LOOKS = 3
-_BETWEEN_LOOKS_S = 20.0
 _LONGEST_PAUSE_S = 30.0
 _AFTER_TROUBLE_S = 5.0
 _LONGEST_BACKOFF_S = 600.0
@@ -109,12 +103,12 @@ class Worker:
         self._worker = worker
         self._workingdir = workingdir
         self._slots = slots or cores()
-        self._stop_on_empty = stop_on_empty
-        self._left = most_jobs
         self._limits = limits or Limits()
         self._on_settled = on_settled
         self._outbox = Outbox(runner, self._settled, self._is_idle, self._leave)
-        self._survey = Survey(runner)
+        self._policy = Policy(
+            runner.ledger, Survey(runner), stop_on_empty=stop_on_empty, most_jobs=most_jobs
+        )
         self._started_at = time.time()
         self.report = WorkerReport()
         self._changed = threading.Condition()
@@ -122,8 +116,6 @@ class Worker:
         self._turns: dict[int, _Turn] = {}
         self._lost: set[str] = set()
         self._orders = Orders()
-        self._job_s: float | None = None
-        self._looks: list[float] = []
         #: Set when no more jobs are to be leased.
         self._ending = threading.Event()
         #: Set when running jobs are to be ended as well.
@@ -225,16 +217,20 @@ class Worker:
         pause_s = _TICK_S
         while not self._ending.is_set():
             with self._changed:
-                wanted = self._wanted()
+                idle = not self._turns and not self._ready
+                wanted = self._policy.wanted(self._slots, len(self._turns), len(self._ready))
+                patience_s = self._policy.patience_s(idle)
                 if wanted <= 0:
-                    if self._left == 0 and not self._turns and not self._ready:
+                    if idle and self._policy.is_used_up:
                         self._ending.set()
                     else:
                         self._changed.wait(_TICK_S)
                     continue
             try:
-                leases = self._runner.ledger.receive(wanted, self._patience_s())
-                if not leases and (self._left is not None or self._is_finished()):
+                leases = self._runner.ledger.receive(wanted, patience_s)
+                if not leases and self._policy.is_finished(
+                    self._is_idle() and self._outbox.is_empty
+                ):
                     self._ending.set()
                 pause_s = _TICK_S
             except RunnerGone as error:
@@ -250,14 +246,11 @@ class Worker:
                 _log.exception("leasing failed; trying again in %.0f s", _LONGEST_PAUSE_S)
                 self._ending.wait(_LONGEST_PAUSE_S)
                 continue
+            self._policy.leased(len(leases))
             self._take(leases)
-            if self._left is not None:
-                self._left -= len(leases)
 
     def _take(self, leases: list[Lease]) -> None:
         """Put leases in front of the slots, or away if they are not wanted any more."""
-        if leases:
-            self._looks.clear()
         called_off = [lease for lease in leases if self._is_called_off(lease)]
         for lease in called_off:
             self._outbox.settle(lease, self._cancelled(lease))
@@ -270,43 +263,10 @@ class Worker:
                 return
         self._release(wanted)
 
-    def _wanted(self) -> int:
-        ahead = 0
-        if self._job_s is not None and self._job_s < _AHEAD_S:
-            ahead = min(_MOST_AHEAD, int(self._slots * _AHEAD_S / max(self._job_s, 0.001)))
-        wanted = self._slots + ahead - len(self._turns) - len(self._ready)
-        # While there is something ahead, many are leased by one call rather than one by each.
-        if self._ready and wanted < min(_ENOUGH, 1 + ahead // 2):
-            return 0
-        return wanted if self._left is None else min(wanted, self._left)
-
-    def _patience_s(self) -> float:
-        if not self._stop_on_empty and self._left is None:
-            return self._runner.ledger.poll_s
-        # While jobs run, about as long as one of them: then there may be none left to wait for.
-        job_s = time.time() - self._started_at if self._job_s is None else self._job_s
-        longest_s = 1.0 if self._is_idle() else min(5.0, max(1.0, job_s))
-        return min(self._runner.ledger.poll_s, longest_s)
-
     def _is_idle(self) -> bool:
         """Tell whether no job runs or is about to."""
         with self._changed:
             return not self._turns and not self._ready
-
-    def _is_finished(self) -> bool:
-        """Tell whether the queue is proved to be empty and this worker is to leave then."""
-        if not self._stop_on_empty or not self._is_idle() or not self._outbox.is_empty:
-            return False
-        depth = self._runner.ledger.depth()
-        if depth.exact or not depth.empty:
-            return depth.empty
-        if self._survey.manifests() and self._survey.is_decided():
-            return True
-        # Counts of SQS are approximate: only looks that agree over a minute prove anything.
-        now = time.monotonic()
-        if not self._looks or now - self._looks[-1] >= _BETWEEN_LOOKS_S:
-            self._looks.append(now)
-        return len(self._looks) > _LOOKS and not self._survey.is_being_queued()
 
     def _run_slot(self, slot: Slot) -> None:
         while True:
@@ -372,7 +332,8 @@ class Worker:
             reason = f"it could not be run: {error}"
             self._outbox.settle(lease, slot.refusal(lease, reason))
             return False
-        self._learn(time.monotonic() - began)
+        with self._changed:
+            self._policy.ended(time.monotonic() - began)
         if delivery is None:
             self._give_up(lease)
         elif self._is_to_repeat(delivery):
@@ -401,9 +362,6 @@ class Worker:
         else:
             self._outbox.settle(lease, slot.refusal(lease, str(error)))
         return retire
-
-    def _learn(self, job_s: float) -> None:
-        self._job_s = job_s if self._job_s is None else 0.8 * self._job_s + 0.2 * job_s
 
     @staticmethod
     def _is_to_repeat(delivery: Delivery) -> bool:

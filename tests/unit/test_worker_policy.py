@@ -1,0 +1,158 @@
+"""When a worker leases how many jobs, and when it leaves: decided without a worker."""
+
+from __future__ import annotations
+
+import pytest
+
+from adr.models import Depth
+from adr.worker.policy import Policy
+
+NOTHING = Depth(0, 0, 0, exact=False)
+SOMETHING = Depth(0, 1, 0, exact=False)
+
+
+class Queue:
+    """Stand in for a ledger: `seen` is the depth it tells."""
+
+    poll_s = 20.0
+
+    def __init__(self) -> None:
+        self.seen = NOTHING
+
+    def depth(self) -> Depth:
+        return self.seen
+
+
+class Batches:
+    """Stand in for a survey."""
+
+    def __init__(self) -> None:
+        self.decided = False
+        self.being_queued = False
+
+    def manifests(self) -> dict[str, list[None]]:
+        return {"batch": [None]}
+
+    def is_decided(self) -> bool:
+        return self.decided
+
+    def is_being_queued(self) -> bool:
+        return self.being_queued
+
+
+class Scene:
+    """A policy with a queue, batches and a clock that stands still."""
+
+    def __init__(self, stop_on_empty: bool = True, most_jobs: int | None = None) -> None:
+        self.now = 1000.0
+        self.queue = Queue()
+        self.batches = Batches()
+        self.policy = Policy(
+            self.queue,
+            self.batches,
+            stop_on_empty=stop_on_empty,
+            most_jobs=most_jobs,
+            clock=lambda: self.now,
+        )
+
+    def learn(self, job_s: float) -> None:
+        for _ in range(20):
+            self.policy.ended(job_s)
+
+    def looks(self, *depths: Depth, every_s: float = 20) -> list[bool]:
+        """Look at the queue while it is as told, and return what each look has shown."""
+        found = []
+        for depth in depths:
+            self.now += every_s
+            self.queue.seen = depth
+            found.append(self.policy.is_finished(True))
+        return found
+
+
+class TestLeasing:
+    def test_of_jobs_of_unknown_length_as_many_are_leased_as_there_are_slots(self) -> None:
+        policy = Scene().policy
+
+        assert policy.wanted(4, 0, 0) == 4
+        assert policy.wanted(4, 3, 0) == 1
+        assert policy.wanted(4, 4, 0) == 0
+
+    @pytest.mark.parametrize(("job_s", "ahead"), [(10, 0), (0.5, 8), (0.1, 40), (0.001, 100)])
+    def test_of_short_jobs_a_second_is_leased_ahead(self, job_s: float, ahead: int) -> None:
+        scene = Scene()
+        scene.learn(job_s)
+
+        assert scene.policy.wanted(4, 4, 0) == pytest.approx(ahead, abs=1)
+
+    def test_while_jobs_are_ahead_many_are_leased_at_once_or_none(self) -> None:
+        scene = Scene()
+        scene.learn(0.1)
+
+        assert scene.policy.wanted(4, 4, 38) == 0
+        assert scene.policy.wanted(4, 4, 20) >= 10
+
+    def test_no_more_jobs_are_leased_than_were_asked_for(self) -> None:
+        policy = Scene(most_jobs=3).policy
+
+        assert policy.wanted(4, 0, 0) == 3
+        policy.leased(3)
+        assert policy.wanted(4, 0, 0) == 0
+        assert policy.is_used_up
+
+
+class TestWaiting:
+    def test_a_worker_that_stays_waits_for_as_long_as_the_queue_is_best_polled(self) -> None:
+        assert Scene(stop_on_empty=False).policy.patience_s(True) == Queue.poll_s
+
+    def test_a_worker_that_is_to_leave_waits_no_longer_than_a_job_may_take(self) -> None:
+        scene = Scene()
+        scene.now += 3
+        assert scene.policy.patience_s(False) == 3
+
+        scene.learn(2)
+        assert scene.policy.patience_s(False) == pytest.approx(2)
+        assert scene.policy.patience_s(True) == 1
+
+
+class TestLeaving:
+    def test_a_worker_that_stays_is_never_finished(self) -> None:
+        scene = Scene(stop_on_empty=False)
+        scene.batches.decided = True
+
+        assert not scene.policy.is_finished(True)
+
+    def test_a_worker_with_jobs_is_not_finished(self) -> None:
+        scene = Scene()
+        scene.batches.decided = True
+
+        assert not scene.policy.is_finished(False)
+
+    def test_an_exact_count_proves_it_at_once(self) -> None:
+        scene = Scene()
+
+        assert scene.looks(Depth(0, 0, 0, exact=True)) == [True]
+        assert scene.looks(Depth(0, 0, 1, exact=True)) == [False]
+
+    def test_decided_batches_prove_it_once_the_queue_seems_empty(self) -> None:
+        scene = Scene()
+        scene.batches.decided = True
+
+        assert scene.looks(SOMETHING, NOTHING) == [False, True]
+
+    def test_approximate_counts_prove_it_after_a_minute(self) -> None:
+        assert Scene().looks(*[NOTHING] * 4) == [False, False, False, True]
+        assert not any(Scene().looks(*[NOTHING] * 59, every_s=1))
+
+    def test_a_job_that_comes_between_begins_the_minute_anew(self) -> None:
+        scene = Scene()
+        scene.looks(*[NOTHING] * 3)
+
+        scene.policy.leased(1)
+
+        assert scene.looks(*[NOTHING] * 4) == [False, False, False, True]
+
+    def test_nobody_leaves_while_a_batch_is_being_queued(self) -> None:
+        scene = Scene()
+        scene.batches.being_queued = True
+
+        assert not any(scene.looks(*[NOTHING] * 9))
