@@ -121,6 +121,8 @@ class Policy:
         if not self._stop_on_empty or not idle:
             return False
         depth = self._ledger.depth()
+        if not depth.empty:
+            self._looks.clear()
         if depth.exact or not depth.empty:
             return depth.empty
         if self._survey.manifests() and self._survey.is_decided():

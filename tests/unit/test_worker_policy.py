@@ -143,6 +143,11 @@ class TestLeaving:
         assert Scene().looks(*[NOTHING] * 4) == [False, False, False, True]
         assert not any(Scene().looks(*[NOTHING] * 59, every_s=1))
 
+    def test_a_look_that_finds_something_begins_the_minute_anew(self) -> None:
+        depths = [NOTHING] * 3 + [SOMETHING] + [NOTHING] * 4
+
+        assert Scene().looks(*depths) == [False] * 7 + [True]
+
     def test_a_job_that_comes_between_begins_the_minute_anew(self) -> None:
         scene = Scene()
         scene.looks(*[NOTHING] * 3)
