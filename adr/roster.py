@@ -12,15 +12,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adr.errors import NotFound
 from adr.keys import LIVE, heartbeat_key
 from adr.models import WorkerInfo
-from adr.stores.base import ObjectStore
+from adr.stores.base import Document, ObjectStore
 
 __all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks"]
 
@@ -28,6 +31,11 @@ __all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks"]
 HEARTBEAT_S = 30.0
 #: A worker whose heartbeat is older than this is dead.
 DEAD_AFTER_S = 100.0
+#: What a dead worker has left is kept for so long, for those who look for the reason.
+_FORGET_AFTER_S = 3600.0
+
+_READERS = 16
+_SWEPT = 100
 
 
 class WorkerLocks:
@@ -75,6 +83,14 @@ class WorkerLocks:
             if taken:
                 self._path(worker).unlink(missing_ok=True)
 
+    def sweep(self, older_s: float) -> None:
+        """Remove the files of dead workers; not new ones, which may just be about to be locked."""
+        for path in self._directory.glob("*.lock"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime >= older_s:
+                    with self.if_dead(path.stem):
+                        pass
+
     @contextmanager
     def _taken(self, worker: str) -> Iterator[bool]:
         try:
@@ -107,6 +123,8 @@ class Roster:
         The locks of local workers; where given, they and not the age of a heartbeat decide.
     dead_after_s : float, optional
         Age at which a heartbeat means a dead worker.
+    forget_after_s : float, optional
+        Age at which what a dead worker has left is removed.
     """
 
     def __init__(
@@ -114,14 +132,20 @@ class Roster:
         store: ObjectStore,
         locks: WorkerLocks | None = None,
         dead_after_s: float = DEAD_AFTER_S,
+        forget_after_s: float = _FORGET_AFTER_S,
     ) -> None:
         self._store = store
         self._locks = locks
         self._dead_after_s = dead_after_s
+        self._forget_after_s = forget_after_s
+        self._swept = False
 
     def beat(self, info: WorkerInfo) -> None:
-        """Write the heartbeat of a worker."""
+        """Write the heartbeat of a worker; the first time, clear away after dead ones."""
         self._store.write(heartbeat_key(info.worker), json.dumps(info.to_dict()).encode())
+        if not self._swept:
+            self._swept = True
+            self._sweep(info.worker)
 
     def leave(self, worker: str) -> None:
         """Remove heartbeat and lock of a worker that ends; idempotent."""
@@ -141,11 +165,7 @@ class Roster:
     def alive(self) -> list[WorkerInfo]:
         """Read the heartbeats of all living workers, in the order of their start."""
         infos = []
-        for entry in self._store.list(LIVE):
-            try:
-                document = self._store.read(entry.key)
-            except NotFound:
-                continue
+        for document in self._read([entry.key for entry in self._store.list(LIVE)]).values():
             info = WorkerInfo.from_dict(json.loads(document.body))
             lives = (
                 self._locks.is_held(info.worker)
@@ -155,3 +175,35 @@ class Roster:
             if lives:
                 infos.append(info)
         return sorted(infos, key=lambda info: (info.started_at, info.worker))
+
+    def _sweep(self, worker: str) -> None:
+        """Remove what workers that died long ago have left, but look at a part of them only.
+
+        Of a thousand workers that start together each would otherwise read all the others.
+        """
+        keys = [entry.key for entry in self._store.list(LIVE) if entry.key != heartbeat_key(worker)]
+        found = self._read(random.sample(keys, min(_SWEPT, len(keys))))
+        old = [key for key, document in found.items() if document.age_s >= self._forget_after_s]
+        self._store.delete(
+            key
+            for key in old
+            if self._locks is None
+            or not self._locks.is_held(key.removeprefix(LIVE).removesuffix(".json"))
+        )
+        if self._locks is not None:
+            self._locks.sweep(self._forget_after_s)
+
+    def _read(self, keys: Sequence[str]) -> dict[str, Document]:
+        """Read heartbeats side by side; those that are gone by then are left out."""
+
+        def read(key: str) -> Document | None:
+            try:
+                return self._store.read(key)
+            except NotFound:
+                return None
+
+        if not keys:
+            return {}
+        with ThreadPoolExecutor(min(_READERS, len(keys))) as pool:
+            documents = zip(keys, pool.map(read, keys), strict=True)
+            return {key: document for key, document in documents if document is not None}

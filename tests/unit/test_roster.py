@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from adr.aws import Connection
+from adr.keys import heartbeat_key
 from adr.models import SlotInfo, WorkerInfo
 from adr.roster import Roster, WorkerLocks
-from adr.stores.base import ObjectStore
+from adr.stores.base import Document, ObjectStore
 from adr.stores.directory import DirectoryStore
 from adr.stores.s3 import S3Store
 
@@ -194,8 +196,57 @@ class TestHeartbeats:
 
         assert [each.worker for each in roster.alive()] == ["b", "c", "d", "a"]
 
+    def test_workers_that_died_long_ago_are_forgotten_when_another_starts(
+        self, store: ObjectStore
+    ) -> None:
+        for worker in ("a", "b"):
+            Roster(store).beat(info(worker))
+        assert len(Roster(store).alive()) == 2, "those that died lately are not"
+        roster = Roster(store, forget_after_s=0)
+
+        roster.beat(info("c"))
+        Roster(store).beat(info("d"))
+        roster.beat(info("c"))
+
+        keys = [entry.key for entry in store.list("_workers/live/")]
+        assert keys == ["_workers/live/c.json", "_workers/live/d.json"], "and only at its start"
+
+    def test_many_are_read_side_by_side(self, tmp_path: Path) -> None:
+        together = threading.Barrier(5)
+
+        class Slow(DirectoryStore):
+            def read(self, key: str) -> Document:
+                together.wait(10)
+                return super().read(key)
+
+        plain, slow = DirectoryStore(tmp_path / "store"), Slow(tmp_path / "store")
+        plain.create()
+        for worker in "abcde":
+            plain.write(heartbeat_key(worker), json.dumps(info(worker).to_dict()).encode())
+
+        assert len(Roster(slow).alive()) == 5
+
 
 class TestLocalWorkers:
+    def test_locks_and_heartbeats_of_the_dead_are_removed_together(self, tmp_path: Path) -> None:
+        store = DirectoryStore(tmp_path / "store")
+        store.create()
+        places = tmp_path / "locks"
+        places.mkdir()
+        mine, others = WorkerLocks(places), WorkerLocks(places)
+        others.hold("alive")
+        for worker in ("dead", "without-heartbeat"):
+            (places / f"{worker}.lock").touch()
+        for worker in ("alive", "dead"):
+            Roster(store, others).beat(info(worker))
+        assert len(list(places.iterdir())) == 3, "those that died lately are not"
+
+        Roster(store, mine, forget_after_s=0).beat(info("new"))
+
+        assert [path.name for path in places.iterdir()] == ["alive.lock"]
+        keys = [entry.key for entry in store.list("_workers/live/")]
+        assert keys == ["_workers/live/alive.json", "_workers/live/new.json"]
+
     def test_the_lock_decides_and_not_the_heartbeat(self, tmp_path: Path) -> None:
         store = DirectoryStore(tmp_path / "store")
         store.create()
