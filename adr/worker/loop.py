@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
@@ -57,11 +57,12 @@ class WorkerReport:
 
 @dataclass
 class _Turn:
-    """What one slot is at: a lease, and since when it runs (None before)."""
+    """What one slot is at: a lease, when its run began (None before), and since when at all."""
 
     slot: Slot
     lease: Lease
     started_at: float | None = None
+    since: float = field(default_factory=time.monotonic)
 
 
 class Worker:
@@ -218,7 +219,8 @@ class Worker:
         while not self._ending.is_set():
             with self._changed:
                 idle = not self._turns and not self._ready
-                wanted = self._policy.wanted(self._slots, len(self._turns), len(self._ready))
+                running = [turn.since for turn in self._turns.values()]
+                wanted = self._policy.wanted(self._slots, running, len(self._ready))
                 patience_s = self._policy.patience_s(idle)
                 if wanted <= 0:
                     if idle and self._policy.is_used_up:
@@ -419,6 +421,8 @@ class Worker:
                 stale = [lease for since, lease in self._ready if since < stale_before]
                 for _ in stale:
                     self._ready.popleft()
+                if stale:
+                    self._policy.given_back()
                 running = [turn.lease for turn in self._turns.values()]
             self._release(stale)
             held = {lease.attempt: lease for lease in (*self._outbox.leases(), *running)}

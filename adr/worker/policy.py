@@ -7,7 +7,7 @@ queue; `adr.worker.loop` acts on it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from adr.ledgers.base import Ledger
 from adr.survey import Survey
@@ -60,6 +60,7 @@ class Policy:
         self._clock = clock
         self._began = clock()
         self._job_s: float | None = None
+        self._held_up = False
         self._looks: list[float] = []
 
     @property
@@ -67,22 +68,24 @@ class Policy:
         """Tell whether all jobs have been leased that may be."""
         return self._left == 0
 
-    def wanted(self, slots: int, running: int, ready: int) -> int:
+    def wanted(self, slots: int, running: Collection[float], ready: int) -> int:
         """Return how many jobs to lease now.
 
         Parameters
         ----------
         slots : int
             How many jobs run at once.
-        running : int
-            How many run.
+        running : collection of float
+            When each of those began that run, by the clock.
         ready : int
             How many are leased and wait for a slot.
         """
         ahead = 0
-        if self._job_s is not None and self._job_s < _AHEAD_S:
-            ahead = min(_MOST_AHEAD, int(slots * _AHEAD_S / max(self._job_s, 0.001)))
-        wanted = slots + ahead - running - ready
+        if self._job_s is not None and self._job_s < _AHEAD_S and not self._held_up:
+            # A slot that has been at its job for longer may be so for days.
+            free = slots - sum(self._clock() - began > _AHEAD_S for began in running)
+            ahead = min(_MOST_AHEAD, int(free * _AHEAD_S / max(self._job_s, 0.001)))
+        wanted = slots + ahead - len(running) - ready
         # While there is something ahead, many are leased by one call rather than one by each.
         if ready and wanted < min(_ENOUGH, 1 + ahead // 2):
             return 0
@@ -106,7 +109,12 @@ class Policy:
 
     def ended(self, job_s: float) -> None:
         """Take note of how long a job has run."""
+        self._held_up = False
         self._job_s = job_s if self._job_s is None else 0.8 * self._job_s + 0.2 * job_s
+
+    def given_back(self) -> None:
+        """Take note that jobs were leased ahead in vain: no more of that until one has ended."""
+        self._held_up = True
 
     def is_finished(self, idle: bool) -> bool:
         """Tell whether a worker that was given no job is to leave, by whether it has any.

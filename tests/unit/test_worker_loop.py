@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from tests.unit.workers import Disk, Site
+from adr.models import Lease
+from adr.worker import loop
+from tests.unit.workers import Disk, Site, Through
 
 
 @pytest.fixture
@@ -76,6 +79,40 @@ def test_a_slot_that_retires_leaves_no_process(
     (side / "go").touch()
     wait_for(lambda: worker.report.succeeded == 3)
     assert worker.report.failed == 0
+
+
+def test_while_a_long_job_runs_jobs_are_not_leased_ahead_again_and_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., bool]
+) -> None:
+    # given a long job after short ones, of which many are leased at a time
+    monkeypatch.setattr(loop, "_UNSTARTED_S", 0.3)
+    go = site.folder / "go"
+    site.queue(f"if [ {{#}} = 6 ]; then until [ -e {go} ]; do sleep 0.02; done; fi", 40)
+
+    class Noting(Through):
+        released: ClassVar[list[str]] = []
+        looks = 0
+
+        def release(self, leases: Sequence[Lease], **options: Any) -> None:
+            self.released.extend(lease.job.name for lease in leases)
+            self.ledger.release(leases, **options)
+
+        def extend(self, leases: Sequence[Lease]) -> list[Lease]:
+            Noting.looks += 1
+            return self.ledger.extend(leases)
+
+    worker = site.worker(Noting, slots=1)
+    site.start(worker)
+    wait_for(lambda: Noting.released)
+
+    # when the worker has looked several times at what it holds
+    looks = Noting.looks
+    wait_for(lambda: Noting.looks >= looks + 4)
+
+    # then none was leased in vain after that, but by the call that was under way
+    assert max(Counter(Noting.released).values()) <= 2
+    go.touch()
+    wait_for(lambda: worker.report.succeeded == 40)
 
 
 def launchers() -> int:

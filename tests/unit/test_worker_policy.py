@@ -73,30 +73,50 @@ class TestLeasing:
     def test_of_jobs_of_unknown_length_as_many_are_leased_as_there_are_slots(self) -> None:
         policy = Scene().policy
 
-        assert policy.wanted(4, 0, 0) == 4
-        assert policy.wanted(4, 3, 0) == 1
-        assert policy.wanted(4, 4, 0) == 0
+        assert policy.wanted(4, [], 0) == 4
+        assert policy.wanted(4, [1000.0] * 3, 0) == 1
+        assert policy.wanted(4, [1000.0] * 4, 0) == 0
 
     @pytest.mark.parametrize(("job_s", "ahead"), [(10, 0), (0.5, 8), (0.1, 40), (0.001, 100)])
     def test_of_short_jobs_a_second_is_leased_ahead(self, job_s: float, ahead: int) -> None:
         scene = Scene()
         scene.learn(job_s)
 
-        assert scene.policy.wanted(4, 4, 0) == pytest.approx(ahead, abs=1)
+        assert scene.policy.wanted(4, [scene.now] * 4, 0) == pytest.approx(ahead, abs=1)
 
     def test_while_jobs_are_ahead_many_are_leased_at_once_or_none(self) -> None:
         scene = Scene()
         scene.learn(0.1)
 
-        assert scene.policy.wanted(4, 4, 38) == 0
-        assert scene.policy.wanted(4, 4, 20) >= 10
+        assert scene.policy.wanted(4, [scene.now] * 4, 38) == 0
+        assert scene.policy.wanted(4, [scene.now] * 4, 20) >= 10
+
+    def test_nothing_is_leased_ahead_for_slots_that_are_at_a_long_job(self) -> None:
+        scene = Scene()
+        scene.learn(0.1)
+        long_ago = scene.now - 2
+
+        assert scene.policy.wanted(1, [long_ago], 0) == 0
+        assert scene.policy.wanted(4, [long_ago] * 4, 0) == 0
+        assert scene.policy.wanted(4, [long_ago] * 2 + [scene.now] * 2, 0) in (19, 20)
+
+    def test_after_jobs_were_given_back_nothing_is_leased_ahead_until_one_has_ended(self) -> None:
+        scene = Scene()
+        scene.learn(0.1)
+
+        scene.policy.given_back()
+
+        assert scene.policy.wanted(4, [scene.now] * 4, 0) == 0
+        assert scene.policy.wanted(4, [scene.now] * 3, 0) == 1
+        scene.policy.ended(0.1)
+        assert scene.policy.wanted(4, [scene.now] * 4, 0) > 0
 
     def test_no_more_jobs_are_leased_than_were_asked_for(self) -> None:
         policy = Scene(most_jobs=3).policy
 
-        assert policy.wanted(4, 0, 0) == 3
+        assert policy.wanted(4, [], 0) == 3
         policy.leased(3)
-        assert policy.wanted(4, 0, 0) == 0
+        assert policy.wanted(4, [], 0) == 0
         assert policy.is_used_up
 
 

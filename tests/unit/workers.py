@@ -62,6 +62,16 @@ class Disk:
         return _Usage(self.room * need, used * need, max(0, self.room - used) * need)
 
 
+class Through:
+    """Pass every call on to a ledger; the base of those that note or refuse some."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ledger, name)
+
+
 class Site:
     """A local runner, and workers for it in this process.
 
