@@ -7,6 +7,7 @@
     _batches/<batch>.jsonl.gz                   manifest, written once
     _batches/<batch>.sent                       how far it was sent, while that takes long
     _batches/<batch>.seal                       that it was sent whole
+    _batches/<batch>.unaccounted                jobs that were nowhere to be found, and since when
     _journal/<batch>/<worker>-<n>.jsonl         records (AWS)
     _cards/<batch>/<index>                      the unusual jobs (AWS)
     _logs/<batch>/<index>/<attempt>.log         output too large for the record
@@ -29,6 +30,7 @@ __all__ = [
     "LIVE",
     "MANIFEST",
     "SEAL",
+    "UNACCOUNTED",
     "WORKERS",
     "bundle_key",
     "card_key",
@@ -41,12 +43,14 @@ __all__ = [
     "results_prefix",
     "seal_key",
     "sent_key",
+    "unaccounted_key",
 ]
 
 BATCHES = "_batches/"
 CONTROL = "_control/"
 MANIFEST = ".jsonl.gz"
 SEAL = ".seal"
+UNACCOUNTED = ".unaccounted"
 WORKERS = "_workers/"
 LIVE = WORKERS + "live/"
 
@@ -73,6 +77,11 @@ def seal_key(batch: str) -> str:
 def sent_key(batch: str) -> str:
     """Return the key of the note that tells how many jobs were sent."""
     return f"{BATCHES}{batch}.sent"
+
+
+def unaccounted_key(batch: str) -> str:
+    """Return the key of the note that tells which jobs were nowhere to be found."""
+    return f"{BATCHES}{batch}{UNACCOUNTED}"
 
 
 def journal_prefix(batch: str) -> str:

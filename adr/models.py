@@ -92,9 +92,10 @@ class JobState(str, enum.Enum):
     FAILED = "failed"
     #: It was called off before it succeeded.
     CANCELLED = "cancelled"
-    #: It is neither decided, nor queued, nor running, and has been so for long.
+    #: It was unaccounted at two looks, at least 90 s apart.
     LOST = "lost"
-    #: It is neither decided, nor queued, nor running at this moment.
+    #: It is neither decided, nor queued, nor running at this look, as far as can be told: the
+    #: queue on AWS is counted approximately.
     UNACCOUNTED = "unaccounted"
 
     def __str__(self) -> str:

@@ -2,22 +2,25 @@
 
 A manifest says which jobs there are, the records what became of those that are decided, the
 heartbeats which run. What is left waits. Counts of SQS are approximate and therefore decide
-nothing but this: whether the queue seems empty while jobs are neither decided nor running.
+nothing but this: whether the queue seems empty while jobs are neither decided nor running. One
+look at that makes a job unaccounted, two that are well apart make it lost.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from adr.batch import Manifest, read_manifest
-from adr.errors import RunnerGone, UsageError
-from adr.keys import BATCHES, MANIFEST, SEAL, seal_key
+from adr.errors import NotFound, RunnerGone, ServiceError, UsageError
+from adr.keys import BATCHES, MANIFEST, SEAL, UNACCOUNTED, seal_key, unaccounted_key
 from adr.models import SCHEMA, Job, JobRecord, JobState, WorkerInfo, visible
 from adr.orders import read_orders
 from adr.runner import Runner
@@ -29,6 +32,8 @@ _DAY_S = 24 * 3600.0
 _WARN_BEFORE_S = 4 * _DAY_S
 #: A batch that has not been sent whole by then was given up by whoever queued it.
 _SENDING_S = 600.0
+#: As long as the counts of SQS take to be right, and more.
+_LOST_AFTER_S = 90.0
 _READERS = 8
 
 
@@ -132,12 +137,16 @@ class Survey:
     ----------
     runner : Runner
         The runner to look at.
+    lost_after_s : float, optional
+        Seconds between two looks at which a job is unaccounted before it is called lost.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, lost_after_s: float = _LOST_AFTER_S) -> None:
         self._runner = runner
+        self._lost_after_s = lost_after_s
         self._manifests: dict[str, Manifest] = {}
         self._sealed: set[str] = set()
+        self._noted: set[str] = set()
         self._guard = threading.Lock()
 
     def manifests(self, batch: str | None = None) -> dict[str, list[Manifest]]:
@@ -153,6 +162,7 @@ class Survey:
         with self._guard:
             keys = [entry.key for entry in self._runner.store.list(BATCHES + (batch or ""))]
             self._sealed = {key for key in keys if key.endswith(SEAL)}
+            self._noted = {key for key in keys if key.endswith(UNACCOUNTED)}
             fresh = [key for key in keys if key.endswith(MANIFEST) and key not in self._manifests]
             if fresh:
                 with ThreadPoolExecutor(_READERS) as pool:
@@ -248,6 +258,7 @@ class Survey:
         status = Status(runner.id, Counts(), [], workers, [])
         for name, parts in manifests.items():
             counts = BatchStatus(batch=name, sealed=self.is_sealed(name))
+            views = []
             for job in _jobs(parts):
                 record = decided.get((name, job.index))
                 if record and _is_decided(job, record):
@@ -260,15 +271,43 @@ class Survey:
                     record, state = None, JobState.UNACCOUNTED
                 else:
                     record, state = None, JobState.QUEUED
-                counts.add(state)
-                status.totals.add(state)
-                status.jobs.append(JobView(job, state, record))
+                views.append(JobView(job, state, record))
+            for view in self._with_lost(name, views):
+                counts.add(view.state)
+                status.totals.add(view.state)
+                status.jobs.append(view)
             status.batches.append(counts)
             if counts.undecided:
                 status.notes += _notes_on(parts[0], counts, runner.retention_s)
         if status.totals.queued and not workers:
             status.notes.append(f"{_jobs_wait(status.totals.queued)} and no worker runs")
         return status
+
+    def _with_lost(self, batch: str, views: list[JobView]) -> list[JobView]:
+        """Tell those jobs as lost that are unaccounted, and were so at an earlier look.
+
+        What was unaccounted at a look is noted, with the time of the first such look.
+        """
+        key = unaccounted_key(batch)
+        missing = [str(view.job.index) for view in views if view.state is JobState.UNACCOUNTED]
+        if not missing and key not in self._noted:
+            return views
+        store = self._runner.store
+        try:
+            known = json.loads(store.read(key).body)["since"] if key in self._noted else {}
+        except NotFound:
+            known = {}
+        now = time.time()
+        since = {index: known.get(index, now) for index in missing}
+        if since != known:
+            # Who may only read is not to be kept from looking.
+            with suppress(ServiceError):
+                store.write(key, json.dumps({"schema": SCHEMA, "since": since}).encode())
+        lost = {index for index in since.keys() & known if now - since[index] >= self._lost_after_s}
+        return [
+            replace(view, state=JobState.LOST) if str(view.job.index) in lost else view
+            for view in views
+        ]
 
     def _wanted(self, batches: Iterable[str]) -> list[str]:
         """Return those of these batches that were not called off."""
@@ -314,8 +353,11 @@ def _notes_on(manifest: Manifest, counts: BatchStatus, retention_s: float) -> It
         )
     if counts.unaccounted:
         yield (
-            f"{counts.unaccounted} jobs of {counts.batch} are neither decided, queued nor running"
+            f"{counts.unaccounted} jobs of {counts.batch} are neither decided, queued nor running, "
+            f"as far as approximate counts tell: look again in two minutes"
         )
+    if counts.lost:
+        yield f"{counts.lost} jobs of {counts.batch} are lost: queue their files again"
     age_s = time.time() - manifest.created
     if age_s > retention_s - _WARN_BEFORE_S:
         yield (

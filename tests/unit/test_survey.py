@@ -1,0 +1,77 @@
+"""What is said of jobs that nobody knows of."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adr import plan, queue_plan
+from adr.models import JobState
+from adr.runner import Runner, create_runner
+from adr.survey import Survey
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    """Make a runner with a batch of three jobs."""
+    made = create_runner(local=True)
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name)
+    queue_plan(made.id, plan(sorted(tmp_path.glob("*.txt")), command="true"))
+    return made
+
+
+@pytest.fixture
+def database(runner: Runner) -> Callable[[str], None]:
+    """Return a function that changes the database of the runner behind its back."""
+
+    def change(statement: str) -> None:
+        with sqlite3.connect(Path(runner.id, "ledger.db")) as db:
+            db.execute(statement)
+        db.close()
+
+    return change
+
+
+def states(runner: Runner, lost_after_s: float) -> list[str]:
+    return [view.state.value for view in Survey(runner, lost_after_s).status().jobs]
+
+
+def notes(runner: Runner) -> list[str]:
+    return [entry.key for entry in runner.store.list("_batches/") if "unaccounted" in entry.key]
+
+
+def test_jobs_are_lost_that_were_nowhere_at_two_looks_far_enough_apart(
+    runner: Runner, database: Callable[[str], None]
+) -> None:
+    # given
+    assert states(runner, 0) == ["queued"] * 3
+    assert notes(runner) == []
+    database("DELETE FROM jobs")
+    # then the first look does not know yet, nor does one soon after it
+    assert states(runner, 90) == ["unaccounted"] * 3
+    assert states(runner, 90) == ["unaccounted"] * 3
+    # and a later one does
+    status = Survey(runner, 0).status()
+    assert {view.state for view in status.jobs} == {JobState.LOST}
+    assert (status.totals.lost, status.totals.unaccounted, status.totals.jobs) == (3, 0, 3)
+    assert "3 jobs" in status.notes[0]
+    assert "lost" in status.notes[0]
+
+
+def test_a_job_that_is_found_again_begins_anew(
+    runner: Runner, database: Callable[[str], None]
+) -> None:
+    # given
+    database("CREATE TABLE kept AS SELECT * FROM jobs")
+    database("DELETE FROM jobs")
+    assert states(runner, 0) == ["unaccounted"] * 3
+    database("INSERT INTO jobs SELECT * FROM kept")
+    assert states(runner, 0) == ["queued"] * 3
+    # when
+    database("DELETE FROM jobs")
+    # then
+    assert states(runner, 0) == ["unaccounted"] * 3
