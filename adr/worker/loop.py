@@ -239,7 +239,7 @@ class Worker:
                 _log.warning("%s", error)
                 self._leave()
                 return
-            except ServiceError as error:
+            except AdrError as error:
                 _log.warning("%s; trying again in %.0f s", error, pause_s)
                 self._ending.wait(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from adr.errors import AdrError
 from adr.models import Lease
 from adr.worker import loop
 from tests.unit.workers import Disk, Site, Through
@@ -113,6 +114,29 @@ def test_while_a_long_job_runs_jobs_are_not_leased_ahead_again_and_again(
     assert max(Counter(Noting.released).values()) <= 2
     go.touch()
     wait_for(lambda: worker.report.succeeded == 40)
+
+
+def test_what_cannot_be_read_is_one_sentence_and_another_try(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a queue that has something which this worker does not understand, and then no more
+    site.queue("true")
+    refusals = iter([AdrError("the job message was written by a newer adr: upgrade adr")])
+
+    class Refusing(Through):
+        def receive(self, most: int, wait_s: float) -> list[Lease]:
+            for refusal in refusals:
+                raise refusal
+            return self.ledger.receive(most, wait_s)
+
+    # when a worker leases from it
+    report = site.worker(Refusing, slots=1, stop_on_empty=True).run()
+
+    # then it has said so, and gone on
+    assert report.succeeded == 1
+    (warning,) = caplog.records
+    assert warning.getMessage().startswith("the job message was written by a newer adr")
+    assert warning.exc_info is None
 
 
 def launchers() -> int:
