@@ -9,16 +9,18 @@ documented defaults that belonged to one account or one model are not built in a
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from adr import config
 from adr.batch import BatchPlan, find_root, plan_batch
+from adr.credentials import may_have_credentials
 from adr.destruction import destroy_batch, destroy_runner
 from adr.embedded import RunReport, run_batch
 from adr.errors import AdrError, RunnerGone, UsageError
@@ -83,15 +85,7 @@ __all__ = [
     "upload_files",
 ]
 
-#: Variables of AWS that tell of no credentials.
-_NO_CREDENTIALS = ("AWS_EC2_METADATA_DISABLED",)
-#: Files and folders in which boto3 may find credentials.
-_OF_BOTO = ("~/.aws", "~/.boto", "/etc/boto.cfg")
-#: Files of Linux whose beginning tells of a machine of EC2, which may have a role.
-_SIGNS_OF_EC2 = (
-    ("/sys/devices/virtual/dmi/id/sys_vendor", "amazon"),
-    ("/sys/hypervisor/uuid", "ec2"),
-)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -171,6 +165,8 @@ def get_runners(region_name: str | None = None) -> list[str]:
 def list_runners(region_name: str | None = None, *, local: bool = False) -> list[RunnerInfo]:
     """List local runners, and those on AWS where there are credentials for it.
 
+    What is out of reach is left out, with a warning in the log, if anything else is listed.
+
     Parameters
     ----------
     region_name : str, optional
@@ -183,19 +179,40 @@ def list_runners(region_name: str | None = None, *, local: bool = False) -> list
     list of RunnerInfo
         Local runners first, then those with jobs or workers, then those with results only
     """
-    infos = [_described(open_runner(path)) for path in local_runners()]
-    if local or not _may_have_credentials():
-        return infos
+    infos: list[RunnerInfo] = []
+    for path in local_runners():
+        with _not_in_the_way(f"the runner in {path}"):
+            infos.append(_described(open_runner(path)))
+    if not local and may_have_credentials():
+        # Alone, what went wrong is the answer.
+        with _not_in_the_way("the runners on AWS") if infos else nullcontext():
+            infos.extend(_runners_on_aws(region_name))
+    return infos
+
+
+@contextmanager
+def _not_in_the_way(what: str) -> Iterator[None]:
+    """Say what cannot be listed, so that it does not hide what can."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except AdrError as error:
+        _log.warning("%s cannot be listed: %s", what, error)
+
+
+def _runners_on_aws(region_name: str | None) -> list[RunnerInfo]:
     from adr.aws import has_credentials, list_names
 
-    if has_credentials():
-        queues, buckets = list_names(region_name)
-        for name in sorted(filter(is_runner_id, buckets), key=lambda name: name not in queues):
-            if name in queues:
-                infos.append(_described(open_runner(name, region_name)))
-            else:
-                infos.append(RunnerInfo(name, "aws", None, None, results_only=True))
-    return infos
+    if not has_credentials():
+        return []
+    queues, buckets = list_names(region_name)
+    return [
+        _described(open_runner(name, region_name))
+        if name in queues
+        else RunnerInfo(name, "aws", None, None, results_only=True)
+        for name in sorted(filter(is_runner_id, buckets), key=lambda name: name not in queues)
+    ]
 
 
 def get_workers(runner_id: str, region_name: str | None = None, prefix: str = WORKERS) -> list[str]:
@@ -657,24 +674,6 @@ def destroy(
         destroy_runner(runner, purge, progress)
     else:
         destroy_batch(runner, batch, purge, progress)
-
-
-def _may_have_credentials() -> bool:
-    """Tell whether it is worth asking boto3 for credentials, which takes a noticeable time.
-
-    Where nothing says so, it would import for nothing and wait for the metadata service.
-    """
-    if any(name.startswith("AWS_") and name not in _NO_CREDENTIALS for name in os.environ):
-        return True
-    if config.load_config("aws", "credentials", "access_key_id"):
-        return True
-    if "BOTO_CONFIG" in os.environ or any(Path(each).expanduser().exists() for each in _OF_BOTO):
-        return True
-    for path, beginning in _SIGNS_OF_EC2:
-        with suppress(OSError):
-            if Path(path).read_text("ascii", "replace").lower().startswith(beginning):
-                return True
-    return False
 
 
 def _described(runner: Runner) -> RunnerInfo:

@@ -34,7 +34,7 @@ LAYERS = (
     ("batch", "bundle", "manifest", "members", "templates", "transfer"),
     ("ledgers.*", "stores.*", "aws", "roster", "orders"),
     ("ledgers.base", "stores.base", "ledgers", "stores"),
-    ("config", "awsfiles"),
+    ("config", "awsfiles", "credentials"),
     ("models", "keys"),
     ("errors", "progress", "clock", "version"),
 )
