@@ -2,8 +2,9 @@
 
 Threads, each with one duty: ``receive`` leases, one thread per slot runs, the outbox stores
 and settles, ``keep`` extends leases and gives back those that do not get their turn,
-``heart`` writes the heartbeat and reads the orders. The thread that calls `Worker.run` only
-waits for the end. What they share is small and behind one condition variable.
+``heart`` writes the heartbeat and reads the orders, ``hurry`` bounds how long a stop takes. The
+thread that calls `Worker.run` only waits for the end. What they share is small and behind one
+condition variable.
 """
 
 from __future__ import annotations
@@ -164,6 +165,7 @@ class Worker:
         keepers = [
             threading.Thread(target=self._keep_leases, name="keep", daemon=True),
             threading.Thread(target=self._heart, name="heart", daemon=True),
+            threading.Thread(target=self._hurry, name="hurry", daemon=True),
         ]
         receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
         for thread in (*keepers, *threads, receiver):
@@ -187,7 +189,10 @@ class Worker:
         return self.report
 
     def stop(self) -> None:
-        """Lease nothing more, end the jobs, give their leases back; from any thread."""
+        """Lease nothing more, end the jobs, give their leases back; from any thread.
+
+        What is done is settled, if that is possible soon (`Limits.settle_s`).
+        """
         self._dropping.set()
         self._ending.set()
 
@@ -447,6 +452,14 @@ class Worker:
                         if turn.lease.attempt == lease.attempt:
                             self._lost.add(lease.attempt)
                             turn.slot.stop(kill=True)
+
+    def _hurry(self) -> None:
+        """Let a stop not last for ever where the services are away."""
+        while not self._dropping.is_set():
+            if self._over.wait(_TICK_S):
+                return
+        if not self._over.wait(self._limits.settle_s):
+            self._outbox.hurry()
 
     def _heart(self) -> None:
         """Write the heartbeat when it is due, soon after a change; read the orders."""

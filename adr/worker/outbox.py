@@ -35,6 +35,10 @@ _GROUP = 200
 _LONGEST_PAUSE_S = 30.0
 
 
+class _GivenUp(Exception):
+    """Leave an outcome as it is, since there is no time to try again."""
+
+
 class Outbox:
     """Store deliveries and settle them, in threads of its own.
 
@@ -68,6 +72,8 @@ class Outbox:
         self._leases: dict[str, Lease] = {}
         self._uploading = 0
         self._abandoned = threading.Event()
+        #: Set when what fails is not to be tried again.
+        self._hurried = threading.Event()
         self._settler = threading.Thread(target=self._settle_all, name="settle", daemon=True)
 
     def start(self) -> None:
@@ -101,31 +107,50 @@ class Outbox:
             return not self._leases
 
     def close(self) -> None:
-        """Finish everything and end the threads; blocks for as long as the services are away."""
+        """Finish everything and end the threads; blocks while services are away, until `hurry`."""
         self._uploads.shutdown()
         self._outcomes.put(None)
         self._settler.join()
+        left = self.leases()
+        if left and not self._abandoned.is_set():
+            _log.warning("%d jobs will run again: their outcomes could not be recorded", len(left))
+            with suppress(AdrError):
+                self._runner.ledger.release(left)
+
+    def hurry(self) -> None:
+        """Begin no upload any more and repeat nothing that fails, from any thread."""
+        self._hurried.set()
 
     def abandon(self) -> None:
         """Store and settle nothing more, from any thread."""
         self._abandoned.set()
+        self._hurried.set()
 
     def _upload(self, delivery: Delivery) -> None:
-        record = delivery.record
+        record: JobRecord | None = delivery.record
         try:
             record = self._stored(delivery)
+        except _GivenUp:
+            record = None
         except Exception as error:
             if not isinstance(error, AdrError):
                 _log.exception("storing the results of %s failed", delivery.lease.job.name)
             reason = f"its results could not be stored: {error}"
-            record = replace(record, state=JobState.FAILED, reason=record.reason or reason)
+            record = replace(
+                delivery.record, state=JobState.FAILED, reason=delivery.record.reason or reason
+            )
         finally:
             with self._guard:
                 self._uploading -= 1
-            self._outcomes.put(Outcome(delivery.lease, record))
+            if record is None:
+                self._room.release()
+            else:
+                self._outcomes.put(Outcome(delivery.lease, record))
             discard_tree(delivery.folder)
 
     def _stored(self, delivery: Delivery) -> JobRecord:
+        if self._hurried.is_set():
+            raise _GivenUp
         job, attempt = delivery.lease.job, delivery.lease.attempt
         results, files = [], []
         for path, name in delivery.files:
@@ -178,6 +203,11 @@ class Outbox:
         try:
             self._again_and_again(lambda: self._runner.ledger.settle(group), while_=ServiceError)
             settled = True
+        except _GivenUp:
+            # Their leases are given back by `close`.
+            for _ in group:
+                self._room.release()
+            return
         except RunnerGone:
             self.abandon()
             self._on_gone()
@@ -195,13 +225,16 @@ class Outbox:
                 self._on_settled(outcome.record)
 
     def _again_and_again(self, step: Callable[[], None], while_: type[AdrError]) -> None:
-        """Repeat a step for as long as it fails in this way and this worker goes on."""
+        """Repeat a step for as long as it fails in this way and there is time for it."""
         pause_s = 0.5
         while not self._abandoned.is_set():
             try:
                 return step()
             except while_ as error:
+                if self._hurried.is_set() and not self._abandoned.is_set():
+                    _log.warning("%s", error)
+                    raise _GivenUp from error
                 _log.warning("%s; trying again in %.0f s", error, pause_s)
-                self._abandoned.wait(pause_s)
+                self._hurried.wait(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
         raise RunnerGone("this worker has been ended")

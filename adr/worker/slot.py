@@ -40,12 +40,14 @@ _FULL_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Bound what a job may do to its worker."""
+    """Bound what a job may do to its worker, and how long a worker takes to stop."""
 
     #: Seconds between TERM and KILL.
     term_s: float = 10.0
     #: Largest output of one job.
     log_bytes: int = 1 << 30
+    #: Seconds for which a worker that is to stop tries to settle what is done.
+    settle_s: float = 30.0
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from adr.errors import AdrError
-from adr.models import Lease
+from adr.errors import AdrError, RunnerGone, Unavailable
+from adr.models import Lease, Outcome
 from adr.worker import loop
+from adr.worker.slot import Limits
 from tests.unit.workers import Disk, Site, Through
 
 
@@ -96,11 +97,11 @@ def test_while_a_long_job_runs_jobs_are_not_leased_ahead_again_and_again(
 
         def release(self, leases: Sequence[Lease], **options: Any) -> None:
             self.released.extend(lease.job.name for lease in leases)
-            self.ledger.release(leases, **options)
+            self.inner.release(leases, **options)
 
         def extend(self, leases: Sequence[Lease]) -> list[Lease]:
             Noting.looks += 1
-            return self.ledger.extend(leases)
+            return self.inner.extend(leases)
 
     worker = site.worker(Noting, slots=1)
     site.start(worker)
@@ -127,7 +128,7 @@ def test_what_cannot_be_read_is_one_sentence_and_another_try(
         def receive(self, most: int, wait_s: float) -> list[Lease]:
             for refusal in refusals:
                 raise refusal
-            return self.ledger.receive(most, wait_s)
+            return self.inner.receive(most, wait_s)
 
     # when a worker leases from it
     report = site.worker(Refusing, slots=1, stop_on_empty=True).run()
@@ -137,6 +138,81 @@ def test_what_cannot_be_read_is_one_sentence_and_another_try(
     (warning,) = caplog.records
     assert warning.getMessage().startswith("the job message was written by a newer adr")
     assert warning.exc_info is None
+
+
+@pytest.mark.parametrize("what", ["ledger", "store"])
+def test_a_stop_does_not_wait_for_ever_for_what_cannot_be_settled(
+    site: Site, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given jobs that are done, and a service that keeps nothing of it
+    site.queue("echo 1 > result", 3)
+    refused = threading.Event()
+
+    class Refusing(Through):
+        def settle(self, *_: Any, **__: Any) -> None:
+            refused.set()
+            raise Unavailable("the disk is full")
+
+        upload = settle
+
+    worker = site.worker(slots=1, limits=Limits(settle_s=0.1), **{what: Refusing})
+    thread = site.start(worker)
+    assert refused.wait(20)
+
+    # when it is to stop
+    worker.stop()
+    thread.join(20)
+
+    # then it does, says what is lost, and the jobs can be run by others
+    assert not thread.is_alive()
+    assert "will run again: their outcomes could not be recorded" in caplog.text
+    assert site.worker(slots=1, stop_on_empty=True).run().succeeded == 3
+
+
+def test_what_is_done_is_settled_before_a_stop_if_that_is_possible(site: Site) -> None:
+    # given a job that is done, and a service that takes its record at the third try
+    site.queue("true")
+    refused = threading.Event()
+    refusals = iter([Unavailable("away")] * 2)
+
+    class Refusing(Through):
+        def settle(self, outcomes: Sequence[Outcome]) -> None:
+            for refusal in refusals:
+                refused.set()
+                raise refusal
+            self.inner.settle(outcomes)
+
+    worker = site.worker(Refusing, slots=1)
+    thread = site.start(worker)
+    assert refused.wait(20)
+
+    # when the worker is to stop meanwhile
+    worker.stop()
+    thread.join(20)
+
+    # then it has tried again
+    assert worker.report.succeeded == 1
+
+
+def test_a_worker_leaves_a_destroyed_runner_without_a_word_of_its_jobs(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given jobs that are done just when their runner is destroyed
+    site.queue("echo 1 > result", 3)
+
+    class Gone(Through):
+        def settle(self, _outcomes: Sequence[Outcome]) -> None:
+            raise RunnerGone("destroyed")
+
+        def release(self, leases: Sequence[Lease], **options: Any) -> None:
+            raise AssertionError
+
+    # when the worker notices
+    report = site.worker(Gone, slots=1).run()
+
+    # then it has left by itself, and promises nothing
+    assert report.succeeded == 0
+    assert "run again" not in caplog.text
 
 
 def launchers() -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import adr
-from adr.ledgers.base import Ledger
 from adr.models import new_id
 from adr.runner import open_runner
 from adr.survey import Survey
@@ -63,13 +62,13 @@ class Disk:
 
 
 class Through:
-    """Pass every call on to a ledger; the base of those that note or refuse some."""
+    """Pass every call on to a ledger or store; the base of those that note or refuse some."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.ledger, name)
+        return getattr(self.inner, name)
 
 
 class Site:
@@ -96,12 +95,16 @@ class Site:
         inputs = self.folder / f"inputs-{self._queued}"
         return queue_jobs(self.runner, inputs, command, jobs, **options)
 
-    def worker(self, ledger: Callable[[Ledger], Any] | None = None, **options: Any) -> Worker:
-        """Make a worker; `ledger` wraps its ledger."""
+    def worker(
+        self,
+        ledger: Callable[[Any], Any] = Through,
+        store: Callable[[Any], Any] = Through,
+        **options: Any,
+    ) -> Worker:
+        """Make a worker; `ledger` and `store` wrap those of its runner."""
         worker = new_id()
         runner = open_runner(self.runner, worker=worker)
-        if ledger:
-            runner = replace(runner, ledger=ledger(runner.ledger))
+        runner = replace(runner, ledger=ledger(runner.ledger), store=store(runner.store))
         return Worker(runner, worker, self.workingdir, **options)
 
     def start(self, worker: Worker) -> threading.Thread:
