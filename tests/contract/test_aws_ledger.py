@@ -222,6 +222,7 @@ class TestCards:
     def test_an_ordinary_job_costs_no_card(self, place: Place, proxy: Proxy) -> None:
         ledger = place.worker("first")
         ledger.send(some_jobs(10))
+        proxy.reset()
 
         run_all(ledger)
 
