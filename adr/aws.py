@@ -9,6 +9,7 @@ a `Connection` makes each of them once, when it is first asked for.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -45,6 +46,8 @@ __all__ = [
     "session",
     "translated",
 ]
+
+_log = logging.getLogger(__name__)
 
 #: Region where neither the caller, nor boto3, nor adr's configuration names one.
 DEFAULT_REGION = "eu-central-1"
@@ -155,6 +158,7 @@ class Connection:
         self._session: boto3.Session | None = None
         self._clients: dict[str, Any] = {}
         self._queue_url: str | None = None
+        self._owner_sought = False
 
     @classmethod
     def from_resources(cls, runner_id: str, *, s3: Any = None, sqs: Any = None) -> Connection:
@@ -169,6 +173,8 @@ class Connection:
         for service, resource in (("s3", s3), ("sqs", sqs)):
             if resource is not None:
                 made._clients[service] = made._prepared(service, resource.meta.client)
+        # A lone resource may speak to a service of its own, where there is no SQS to ask.
+        made._owner_sought = sqs is None
         # boto3 has no public way from a client to its credentials.
         signer = getattr(given.meta.client, "_request_signer", None)
         credentials = getattr(signer, "_credentials", None)
@@ -186,6 +192,25 @@ class Connection:
     def s3(self) -> S3Client:
         """Return the client of S3."""
         return self._client("s3")  # type: ignore[no-any-return]
+
+    @property
+    def bucket_s3(self) -> S3Client:
+        """Return the client of S3 for a bucket that is there; asks once whose it is.
+
+        Only the queue tells the account of a runner. Where it does not, because it is gone, out
+        of reach, or these credentials may not ask, calls name no owner.
+        """
+        if not self._owner_sought:
+            with self._lock:
+                if not self._owner_sought:
+                    # First, so that a wrong region is said of what was asked for.
+                    _ = self.s3
+                    try:
+                        _ = self.queue_url
+                    except (RunnerGone, ServiceError) as error:
+                        _log.debug("the owner of %s is not known: %s", self.runner_id, error)
+                    self._owner_sought = True
+        return self.s3
 
     @property
     def sqs(self) -> SQSClient:

@@ -119,7 +119,7 @@ class S3Store:
                 self.delete(entry.key for entry in self.list(""))
                 with translated("remove", f"the bucket {self._bucket}"):
                     try:
-                        self._connection.s3.delete_bucket(Bucket=self._bucket)
+                        self._connection.bucket_s3.delete_bucket(Bucket=self._bucket)
                         return
                     except core.ClientError as error:
                         # A worker may write until it notices that its runner is gone.
@@ -135,7 +135,7 @@ class S3Store:
             file = open_regular(path)
         with file, naming("read", path), translated("store", self._named(key)):
             if path.stat().st_size <= _ONE_CALL_BYTES:
-                self._connection.s3.put_object(Bucket=self._bucket, Key=key, Body=file)
+                self._connection.bucket_s3.put_object(Bucket=self._bucket, Key=key, Body=file)
                 return
             try:
                 self._transfers().upload(str(path), self._bucket, key).result()
@@ -167,7 +167,7 @@ class S3Store:
             condition["IfMatch"] = if_match
         try:
             with translated("write", self._named(key)):
-                answer = self._connection.s3.put_object(
+                answer = self._connection.bucket_s3.put_object(
                     Bucket=self._bucket, Key=key, Body=body, **condition
                 )
         except NotFound as error:
@@ -179,7 +179,7 @@ class S3Store:
         """Yield the objects, one call per 1,000."""
         delimiter: Any = {"Delimiter": "/"} if flat else {}
         pages = iter(
-            self._connection.s3.get_paginator("list_objects_v2").paginate(
+            self._connection.bucket_s3.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=prefix, **delimiter
             )
         )
@@ -202,7 +202,7 @@ class S3Store:
         for attempt in range(_TRIES):
             _wait(attempt)
             with translated("remove", f"objects of runner {self._bucket}"):
-                answer = self._connection.s3.delete_objects(
+                answer = self._connection.bucket_s3.delete_objects(
                     Bucket=self._bucket,
                     Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True},
                 )
@@ -225,7 +225,7 @@ class S3Store:
             for attempt in count():
                 _wait(attempt)
                 rest: Any = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
-                answer = self._connection.s3.get_object(Bucket=self._bucket, Key=key, **rest)
+                answer = self._connection.bucket_s3.get_object(Bucket=self._bucket, Key=key, **rest)
                 etag = answer["ETag"]
                 try:
                     for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
@@ -249,7 +249,7 @@ class S3Store:
                     multipart_chunksize=_ONE_CALL_BYTES,
                     max_request_concurrency=8,
                 )
-                self._manager = TransferManager(self._connection.s3, config)
+                self._manager = TransferManager(self._connection.bucket_s3, config)
             return self._manager
 
     def _named(self, key: str) -> str:

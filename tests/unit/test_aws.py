@@ -23,6 +23,7 @@ from adr.errors import (
     Unavailable,
     UsageError,
 )
+from adr.stores.s3 import S3Store
 from tests.proxy import Proxy
 
 
@@ -211,6 +212,35 @@ class TestConnection:
         connection.s3.list_buckets()
 
         assert owners == [None, "000000000000", "000000000000", "000000000000", None]
+
+    def test_a_store_asks_for_the_owner_once_and_names_it_in_every_call(
+        self, proxy: Proxy, name: str
+    ) -> None:
+        make_runner(name, "eu-central-1")
+        owners: list[str | None] = []
+        proxy.before(
+            lambda call: call.name.startswith("s3."),
+            lambda call: owners.append(call.lower.get("x-amz-expected-bucket-owner")),
+        )
+        store = S3Store(Connection(name))
+
+        store.write("key", b"")
+        store.read("key")
+        list(store.list(""))
+        store.delete(["key"])
+
+        assert owners == ["000000000000"] * 4
+        assert proxy.count("sqs.GetQueueUrl") == 1
+
+    def test_a_store_works_where_nobody_tells_the_owner(self, proxy: Proxy, name: str) -> None:
+        make_runner(name, "eu-central-1")
+        proxy.fail("sqs.GetQueueUrl", 403, "AccessDenied")
+        store = S3Store(Connection(name))
+
+        store.write("key", b"content")
+
+        assert store.read("key").body == b"content"
+        assert proxy.count("sqs.GetQueueUrl") == 1
 
     def test_a_bucket_of_somebody_else_is_not_written_to(self, proxy: Proxy, name: str) -> None:
         make_runner(name, "eu-central-1")

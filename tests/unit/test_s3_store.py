@@ -32,6 +32,8 @@ def name() -> str:
 def store(proxy: Proxy, name: str) -> S3Store:
     made = S3Store(Connection(name))
     made.create()
+    # Only once does it ask for the owner.
+    assert list(made.list("")) == []
     proxy.reset()
     return made
 
