@@ -241,6 +241,22 @@ class JobRecord:
     #: True where the worker knew that it had lost its lease.
     late: bool = False
 
+    @classmethod
+    def of(
+        cls, job: Job, attempt: str, state: JobState, reason: str = "", **about: Any
+    ) -> JobRecord:
+        """Make the record of an attempt of a job; `about` are further fields."""
+        return cls(
+            batch=job.batch,
+            index=job.index,
+            label=job.label,
+            generation=job.generation,
+            attempt=attempt,
+            state=state,
+            reason=reason,
+            **about,
+        )
+
     @property
     def id(self) -> JobId:
         """Return batch, index and generation."""

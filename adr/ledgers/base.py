@@ -26,15 +26,7 @@ LOST_LIMIT = 5
 
 def lost_too_often(job: Job, attempt: str, lost: int) -> JobRecord:
     """Make the record of a job that has lost `LOST_LIMIT` workers."""
-    return JobRecord(
-        batch=job.batch,
-        index=job.index,
-        label=job.label,
-        generation=job.generation,
-        attempt=attempt,
-        state=JobState.FAILED,
-        reason=f"lost its worker {lost} times",
-    )
+    return JobRecord.of(job, attempt, JobState.FAILED, f"lost its worker {lost} times")
 
 
 class Ledger(Protocol):

@@ -157,6 +157,8 @@ class Worker:
             )
             for number in range(1, self._slots + 1)
         ]
+        # Before anything is leased: others must not take this worker for a dead one.
+        self._runner.roster.beat(self._info(()))
         self._outbox.start()
         threads = [
             threading.Thread(target=self._run_slot, args=(slot,), name=f"slot-{slot.number}")
@@ -397,15 +399,11 @@ class Worker:
         return lease.job.batch in self._orders.destroyed_batches
 
     def _cancelled(self, lease: Lease) -> JobRecord:
-        job = lease.job
-        return JobRecord(
-            batch=job.batch,
-            index=job.index,
-            label=job.label,
-            generation=job.generation,
-            attempt=lease.attempt,
-            state=JobState.CANCELLED,
-            reason="its batch was destroyed",
+        return JobRecord.of(
+            lease.job,
+            lease.attempt,
+            JobState.CANCELLED,
+            "its batch was destroyed",
             leased_at=lease.leased_at,
             ended_at=time.time(),
             host=socket.gethostname(),
@@ -464,7 +462,8 @@ class Worker:
     def _heart(self) -> None:
         """Write the heartbeat when it is due, soon after a change; read the orders."""
         shortest_s, usual_s = self._runner.heartbeat_s
-        beat_at, orders_at, told = 0.0, time.monotonic() + _ORDERS_S, None
+        beat_at, told = time.monotonic(), tuple[SlotInfo, ...]()
+        orders_at = beat_at + _ORDERS_S
         while not self._over.wait(_TICK_S):
             now = time.monotonic()
             running = self._running_now()

@@ -233,15 +233,11 @@ class Slot:
         )
 
     def _base(self, lease: Lease, state: JobState, reason: str) -> JobRecord:
-        job = lease.job
-        return JobRecord(
-            batch=job.batch,
-            index=job.index,
-            label=job.label,
-            generation=job.generation,
-            attempt=lease.attempt,
-            state=state,
-            reason=reason,
+        return JobRecord.of(
+            lease.job,
+            lease.attempt,
+            state,
+            reason,
             leased_at=lease.leased_at,
             ended_at=time.time(),
             host=socket.gethostname(),
