@@ -121,8 +121,8 @@ class Arguments:
         """Tell whether an option without a value was given."""
         return bool(self.values[name])
 
-    def whole(self, name: str) -> int | None:
-        """Return a whole number from 1 up.
+    def whole(self, name: str, most: int = 1000) -> int | None:
+        """Return a whole number from 1 to `most`.
 
         Raises
         ------
@@ -132,9 +132,13 @@ class Arguments:
         text = self.text(name)
         if text is None:
             return None
-        if not (text.isascii() and text.isdigit() and int(text) > 0):
+        # Python refuses to read numbers of thousands of digits.
+        digits = text.lstrip("0") if _is_number(text) else ""
+        if not digits:
             raise UsageError(f"{name} takes a whole number from 1 up, not {text!r}")
-        return int(text)
+        if len(digits) > 9 or int(digits) > most:
+            raise UsageError(f"{name} takes at most {most:,}, not {_shortened(digits)}")
+        return int(digits)
 
     def seconds(self, name: str) -> float | None:
         """Return a positive number of seconds.
@@ -164,9 +168,7 @@ class Arguments:
             If it is neither a number nor the name of a level.
         """
         text = self.text("--verbose") or ""
-        level = (
-            int(text) if text.isascii() and text.isdigit() else logging.getLevelName(text.upper())
-        )
+        level = int(text[:9]) if _is_number(text) else logging.getLevelName(text.upper())
         if not isinstance(level, int):
             raise UsageError(
                 f"--verbose takes a logging level such as 10, 20, 30, DEBUG or INFO, not {text!r}"
@@ -213,6 +215,14 @@ class Arguments:
             raise UsageError(f"--files-from={source} cannot be read: {reason}") from error
         lines = listed.split(b"\0" if self.flag("--null") else b"\n")
         return names + [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 20 else f"{text[:20]}..."
 
 
 def asks_help(argv: Sequence[str]) -> bool:
