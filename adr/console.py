@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Words after ``adr``, those of the process by default.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # Python has none for a closed descriptor, whose number the next file would get.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the locale cannot write must not end a command.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -124,16 +129,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.say("adr: interrupted")
         return 130
     except BrokenPipeError:
-        # Whoever read our output has left; Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has left.
+        output.to_nowhere(sys.stdout)
         return 141
     except Exception as error:
+        if isinstance(error, OSError) and _is_of_output(error):
+            output.to_nowhere(sys.stdout)
+            output.say(f"adr: cannot write to standard output: {error.strerror}")
+            return 1
         output.say(
             f"adr: internal error, {type(error).__name__}: {output.plain(error)}; please report "
             f"it at {_ISSUES} (details with --verbose=10)"
         )
         _log.debug("internal error", exc_info=True)
         return 1
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Tell whether an error was raised by writing here or in `adr.output`, not in the core."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__") in (__name__, output.__name__)
 
 
 def adr_console(argv: Sequence[str] | None = None) -> int:

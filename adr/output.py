@@ -19,7 +19,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from adr.models import SCHEMA, JobState
 from adr.progress import SILENT, Progress
@@ -55,6 +55,7 @@ __all__ = [
     "runner_line",
     "say",
     "size_text",
+    "to_nowhere",
 ]
 
 #: What to say of a run that was interrupted.
@@ -115,8 +116,22 @@ def duration_text(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Tell people something, on standard error."""
-    print(text, file=sys.stderr)
+    """Tell people something, on standard error; where nothing can be written, nobody is told."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        to_nowhere(sys.stderr)
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Drop what is still to be written to a stream that takes nothing more.
+
+    Python would try again, and complain, at its exit.
+    """
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def print_json(data: Mapping[str, Any]) -> None:
