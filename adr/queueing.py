@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adr.batch import (
@@ -26,7 +26,7 @@ from adr.batch import (
     read_manifest,
 )
 from adr.bundle import write_bundle
-from adr.errors import AdrError, NotFound
+from adr.errors import AdrError, Conflict, NotFound
 from adr.keys import BATCHES, MANIFEST, bundle_key, manifest_key, seal_key, sent_key
 from adr.models import SCHEMA, Job, new_id
 from adr.orders import read_orders
@@ -94,18 +94,41 @@ def queue_batch(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) ->
     return QueueReport(batch, len(plan.jobs), False, written.size_bytes)
 
 
-def queue_single(runner: Runner, job: Job) -> None:
+def queue_single(runner: Runner, job: Job) -> Job:
     """Queue one job into a batch whose bundle was uploaded by itself.
 
-    The job gets a manifest of its own, which nobody seals since it is sent by one call.
+    The job gets a manifest of its own, which nobody seals since it is sent by one call, and
+    the first number that is free: of several who queue at once, one gets it, and the others
+    the next.
+
+    Returns
+    -------
+    Job
+        The job with the number that it got.
     """
-    body = manifest_bytes(
-        [job], root=job.batch, created=time.time(), bundle_bytes=0, unpacked_bytes=0
-    )
-    name = f"{job.batch}+{job.index}"
-    runner.store.write(manifest_key(name), body, if_absent=True)
-    runner.ledger.send([job])
-    runner.store.write(seal_key(job.batch), _note(1))
+    prefix = f"{BATCHES}{job.batch}+"
+    taken = [entry.key.removeprefix(prefix) for entry in runner.store.list(prefix)]
+    index = max((int(name.removesuffix(MANIFEST)) for name in taken), default=0) + 1
+    # There is no root; what stands there tells our manifest from that of another.
+    root = f"{job.batch} {new_id()}"
+    again = False
+    while True:
+        own = replace(job, index=index, count=index, label=str(index))
+        key = manifest_key(f"{job.batch}+{index}")
+        body = manifest_bytes(
+            [own], root=root, created=time.time(), bundle_bytes=0, unpacked_bytes=0
+        )
+        try:
+            runner.store.write(key, body, if_absent=True)
+        except Conflict:
+            # Ours after all, where the answer to an earlier try of the same write was lost.
+            if runner.store.read(key).body != body:
+                index += 1
+                continue
+            again = True
+        runner.ledger.send([own], again=again)
+        runner.store.write(seal_key(job.batch), _note(1))
+        return own
 
 
 def clear_bundles(scratch: Path) -> None:

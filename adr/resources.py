@@ -17,7 +17,7 @@ from typing import Any
 from adr.batch import new_batch_id
 from adr.bundle import unpack_bundle, write_bundle
 from adr.errors import UsageError
-from adr.keys import BATCHES, MANIFEST, WORKERS, bundle_key
+from adr.keys import WORKERS, bundle_key
 from adr.members import DEFAULT_EXCLUDES, choose
 from adr.models import Job, new_id
 from adr.queueing import queue_single
@@ -300,17 +300,13 @@ def queue_job(
     preprocessing, postprocessing : str, optional
         Commands to be executed before and after the `command`.
     """
-    runner = _runner(runner_id, sqs=sqs)
-    taken = [entry.key for entry in runner.store.list(f"{BATCHES}{batch_id}+")]
-    numbers = [int(key.rpartition("+")[2].removesuffix(MANIFEST)) for key in taken]
-    index = max(numbers, default=0) + 1
     queue_single(
-        runner,
+        _runner(runner_id, sqs=sqs),
         Job(
             batch=batch_id,
-            index=index,
-            count=index,
-            label=str(index),
+            index=1,
+            count=1,
+            label="1",
             command=command,
             preprocessing=preprocessing,
             postprocessing=postprocessing,
