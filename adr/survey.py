@@ -322,14 +322,16 @@ class Survey:
 
 
 def pick_jobs(views: Sequence[JobView], pattern: str) -> list[JobView]:
-    """Return the jobs whose label, ``batch/label`` or number matches a glob, in their order."""
-    return [
-        view
-        for view in views
-        if fnmatch.fnmatchcase(view.job.label, pattern)
-        or fnmatch.fnmatchcase(view.job.name, pattern)
-        or str(view.job.index) == pattern
-    ]
+    """Return the jobs named so: by label, ``batch/label`` or number, or else by a glob of them."""
+
+    def called(view: JobView) -> bool:
+        return pattern in (view.job.label, view.job.name, str(view.job.index))
+
+    def matches(view: JobView) -> bool:
+        names = (view.job.label, view.job.name)
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+    return [view for view in views if called(view)] or [view for view in views if matches(view)]
 
 
 def _jobs(manifests: Sequence[Manifest]) -> Iterator[Job]:
