@@ -167,20 +167,24 @@ def create_runner(
     path = Path(os.path.abspath(directory)) if directory else _registry() / str(uuid.uuid4())
     _check_place(path, empty=listed)
     made = _open_local(str(path), None, None)
+    if listed and directory:
+        # First: where this fails there is nothing yet that would stay behind.
+        _list_elsewhere(path)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
         Path(path, "workers").mkdir(mode=0o700, exist_ok=True)
         made.store.create()
         made.ledger.create()
-        if listed and directory:
-            _list_elsewhere(path)
         # Last and whole, since a directory with this file is a runner.
         mark = Path(path, f"{_MARK}.new")
         mark.write_text(json.dumps({"schema": SCHEMA}) + "\n", "utf-8")
         mark.replace(path / _MARK)
-    except OSError as error:
-        raise UsageError(f"cannot make a runner in {path}: {error.strerror}") from error
+    except (OSError, AdrError) as error:
+        _listed_as(path.resolve()).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UsageError(f"cannot make a runner in {path}: {error.strerror}") from error
+        raise
     return made
 
 
@@ -301,9 +305,15 @@ def _listed_as(path: Path) -> Path:
 
 def _list_elsewhere(path: Path) -> None:
     entry = _listed_as(path.resolve())
-    entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    entry.unlink(missing_ok=True)
-    entry.symlink_to(path.resolve())
+    try:
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        entry.unlink(missing_ok=True)
+        entry.symlink_to(path.resolve())
+    except OSError as error:
+        raise UsageError(
+            f"cannot note the runner in {entry.parent}: {error.strerror}; make that folder "
+            f"writable, or set XDG_DATA_HOME to another"
+        ) from error
 
 
 def _check_mark(path: Path) -> None:

@@ -97,3 +97,15 @@ def test_an_empty_id_is_not_the_runner_in_the_current_folder(
         adr.destroy("", purge=True)
     # then
     assert is_local_runner(".")
+
+
+def test_a_runner_that_cannot_be_listed_is_not_made(isolated_home: Path, tmp_path: Path) -> None:
+    # given a user data folder in which nothing can be made
+    data = isolated_home / ".local" / "share"
+    data.parent.mkdir(parents=True)
+    data.write_text("")
+    # when
+    with pytest.raises(UsageError, match=f"cannot note the runner in {data}"):
+        adr.create(local=True, directory=tmp_path / "r")
+    # then
+    assert list(tmp_path.iterdir()) == []
