@@ -9,7 +9,7 @@ import json
 import time
 from dataclasses import dataclass
 
-from adr.keys import CONTROL, seal_key
+from adr.keys import CONTROL
 from adr.models import SCHEMA, time_text
 from adr.stores.base import ObjectStore
 
@@ -30,16 +30,9 @@ class Orders:
 
 
 def order_destruction(store: ObjectStore, batch: str | None = None) -> None:
-    """Call off the jobs of a batch, or of the whole runner; idempotent.
-
-    A batch is sealed thereby: whoever queues the same again gets a new one.
-    """
+    """Call off the jobs of a batch, or of the whole runner; idempotent."""
     body = json.dumps({"schema": SCHEMA, "ordered_at": time_text(time.time())}).encode()
-    if batch is None:
-        store.write(_RUNNER, body)
-    else:
-        store.write(_BATCH + batch, body)
-        store.write(seal_key(batch), body)
+    store.write(_RUNNER if batch is None else _BATCH + batch, body)
 
 
 def read_orders(store: ObjectStore) -> Orders:
