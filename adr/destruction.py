@@ -14,7 +14,7 @@ from adr.ledgers.base import Forgetting
 from adr.orders import order_destruction, read_orders
 from adr.progress import Progress
 from adr.queueing import clear_bundles
-from adr.runner import Runner, remove_local
+from adr.runner import Runner
 from adr.survey import Survey
 
 __all__ = ["destroy_batch", "destroy_runner"]
@@ -27,10 +27,7 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
     order_destruction(runner.store)
     runner.ledger.destroy()
     if purge:
-        if runner.kind == "local":
-            remove_local(runner.id)
-        else:
-            runner.store.destroy()
+        runner.remove()
         return
     if runner.scratch is not None:
         clear_bundles(runner.scratch)

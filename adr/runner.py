@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ class Runner:
     store: ObjectStore
     ledger: Ledger
     roster: Roster
+    #: Removes all of it, results and records included.
+    remove: Callable[[], None]
     #: Shortest and usual time in seconds between two heartbeats of a worker.
     heartbeat_s: tuple[float, float]
     #: Whether bundles are worth compressing on their way to the store.
@@ -250,6 +253,7 @@ def _open_local(runner_id: str, _region: str | None, worker: str | None) -> Runn
         store=store,
         ledger=SqliteLedger(path / "ledger.db", locks, worker),
         roster=Roster(store, locks),
+        remove=partial(remove_local, str(path)),
         heartbeat_s=(0.5, 5.0),
         compress=False,
         scratch=path / "tmp",
@@ -284,6 +288,7 @@ def _open_aws(
         store=store,
         ledger=AwsLedger(MessageQueue(connection), store, roster, worker, **times),
         roster=roster,
+        remove=store.destroy,
         heartbeat_s=(heartbeat_s / 3, heartbeat_s),
         compress=True,
         retention_s=RETENTION_S,
