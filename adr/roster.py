@@ -158,7 +158,7 @@ class Roster:
         if self._locks is not None:
             return self._locks.is_held(worker)
         try:
-            return self._store.read(heartbeat_key(worker)).age_s <= self._dead_after_s
+            return self._lives(worker, self._store.read(heartbeat_key(worker)))
         except NotFound:
             return False
 
@@ -167,14 +167,14 @@ class Roster:
         infos = []
         for document in self._read([entry.key for entry in self._store.list(LIVE)]).values():
             info = WorkerInfo.from_dict(json.loads(document.body))
-            lives = (
-                self._locks.is_held(info.worker)
-                if self._locks is not None
-                else document.age_s <= self._dead_after_s
-            )
-            if lives:
+            if self._lives(info.worker, document):
                 infos.append(info)
         return sorted(infos, key=lambda info: (info.started_at, info.worker))
+
+    def _lives(self, worker: str, heartbeat: Document) -> bool:
+        if self._locks is not None:
+            return self._locks.is_held(worker)
+        return heartbeat.age_s <= self._dead_after_s
 
     def _sweep(self, worker: str) -> None:
         """Remove what workers that died long ago have left, but look at a part of them only.

@@ -225,7 +225,7 @@ class Worker:
         pause_s = _TICK_S
         while not self._ending.is_set():
             with self._changed:
-                idle = not self._turns and not self._ready
+                idle = self._is_idle()
                 running = [turn.since for turn in self._turns.values()]
                 wanted = self._policy.wanted(self._slots, running, len(self._ready))
                 patience_s = self._policy.patience_s(idle)
