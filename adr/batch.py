@@ -3,7 +3,7 @@
 `plan_batch` looks at everything and changes nothing, so that a plan can be shown, refused or
 cut down before anything is stored. What goes into the bundle is chosen by `adr.members`, its
 zip is written by `adr.bundle`, commands and labels come from `adr.templates`, and
-`adr.manifest` writes down what was queued; the names of the last two are offered here too.
+`adr.manifest` writes down what was queued.
 File contents are read only where fingerprints are asked for.
 """
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adr.errors import UsageError
-from adr.manifest import Manifest, compact_json, jobs_digest, manifest_bytes, read_manifest
+from adr.manifest import compact_json
 from adr.members import Member, choose, read_member
 from adr.models import SCHEMA, Job
 from adr.progress import SILENT, Progress
@@ -30,14 +30,9 @@ from adr.templates import expand, labels
 
 __all__ = [
     "BatchPlan",
-    "Manifest",
     "find_root",
-    "jobs_digest",
-    "labels",
-    "manifest_bytes",
     "new_batch_id",
     "plan_batch",
-    "read_manifest",
 ]
 
 FilePath = str | os.PathLike[str]

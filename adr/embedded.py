@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from pathlib import Path
 from adr.batch import BatchPlan
 from adr.errors import RunnerGone, UsageError
 from adr.keys import bundle_key
-from adr.manifest import Manifest
+from adr.manifest import jobs_of
 from adr.models import Job, JobRecord, JobState, new_id, visible
 from adr.orders import order_destruction, read_orders
 from adr.progress import SILENT, Progress
@@ -97,14 +97,15 @@ def run_batch(
         discard_tree(workingdir)
         plan = plan.with_fingerprints(progress)
         wanted = _Wanted(plan.jobs)
-        history = _History(runner, wanted, rerun)
+        survey = Survey(runner)
+        history = _History(runner, survey, wanted, rerun)
         todo = plan.only(history.missing)
         publisher = Publisher(runner.store, folder, folder / RUNNER_FOLDER / "published.jsonl")
         pending = history.waiting
         if todo.jobs:
             batch = queue_batch(runner, todo, progress).batch
-            pending = [*pending, *_jobs(Survey(runner).manifests(batch)[batch])]
-        publisher.publish(history.done)
+            pending = [*pending, *jobs_of(survey.manifests(batch)[batch])]
+        unpublished = publisher.publish(history.done)
         interrupted = False
         if pending:
             follower = _Follower(publisher, pending, wanted, progress)
@@ -119,7 +120,7 @@ def run_batch(
             with follower.following(work), stopping(work.stop) as was_interrupted:
                 work.run()
                 interrupted = was_interrupted()
-            _forget_bundles(runner)
+            _forget_bundles(runner, survey)
         # What the ledger says counts, whatever this process has seen of it.
         records = visible(runner.ledger.records({job.batch for job in pending}))
         decided = [
@@ -128,7 +129,7 @@ def run_batch(
             if (record := records.get((job.batch, job.index)))
             and record.state is not JobState.CANCELLED
         ]
-        unpublished = publisher.publish([*history.done, *decided])
+        unpublished += publisher.publish(decided)
         failed = [record for _, _, record in decided if record.state is JobState.FAILED]
         return RunReport(
             succeeded=len(decided) - len(failed),
@@ -210,15 +211,14 @@ class _History:
     Batches that were left with anything else are called off.
     """
 
-    def __init__(self, runner: Runner, wanted: _Wanted, rerun: bool) -> None:
+    def __init__(self, runner: Runner, survey: Survey, wanted: _Wanted, rerun: bool) -> None:
         called_off = read_orders(runner.store).destroyed_batches
-        survey = Survey(runner)
         done: dict[_Key, tuple[Job, str, JobRecord]] = {}
         waiting: dict[_Key, Job] = {}
         for batch, parts in survey.manifests().items():
             records = visible(runner.ledger.records([batch]))
             left: dict[_Key, Job] = {}
-            for job in _jobs(parts):
+            for job in jobs_of(parts):
                 record = records.get((batch, job.index))
                 key = wanted.key(job)
                 if record is None:
@@ -288,11 +288,6 @@ class _Follower:
         return record.id in self._pending and record.state is not JobState.CANCELLED
 
 
-def _jobs(manifests: Iterable[Manifest]) -> Iterator[Job]:
-    for manifest in manifests:
-        yield from manifest.jobs
-
-
 def _groups(settled: queue.SimpleQueue[JobRecord | None]) -> Iterator[Sequence[JobRecord]]:
     """Yield what has been settled, some at a time, also when that is nothing; end at None."""
     while True:
@@ -308,14 +303,13 @@ def _groups(settled: queue.SimpleQueue[JobRecord | None]) -> Iterator[Sequence[J
             yield group
 
 
-def _forget_bundles(runner: Runner) -> None:
+def _forget_bundles(runner: Runner, survey: Survey) -> None:
     """Remove the bundles of batches that have nothing left to run."""
-    survey = Survey(runner)
     batches = survey.manifests()
     records = visible(runner.ledger.records(batches))
     over = [
         batch
         for batch, parts in batches.items()
-        if all((batch, job.index) in records for manifest in parts for job in manifest.jobs)
+        if all((batch, job.index) in records for job in jobs_of(parts))
     ]
     runner.store.delete([bundle_key(batch) for batch in over])

@@ -11,14 +11,21 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from adr.errors import AdrError
 from adr.models import SCHEMA, Job, check_schema, parse_time, time_text
 
-__all__ = ["Manifest", "compact_json", "jobs_digest", "manifest_bytes", "read_manifest"]
+__all__ = [
+    "Manifest",
+    "compact_json",
+    "jobs_digest",
+    "jobs_of",
+    "manifest_bytes",
+    "read_manifest",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,12 @@ class Manifest:
 def compact_json(value: Any) -> bytes:
     """Write JSON in ASCII without spaces; surrogates of names that are not UTF-8 survive."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def jobs_of(manifests: Iterable[Manifest]) -> Iterator[Job]:
+    """Yield the jobs of several manifests, such as those of one batch."""
+    for manifest in manifests:
+        yield from manifest.jobs
 
 
 def jobs_digest(jobs: Iterable[Job]) -> str:

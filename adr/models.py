@@ -116,7 +116,7 @@ class Job:
     index: int
     #: Number of jobs in the batch.
     count: int
-    #: Name for people, unique in the batch: see `adr.batch.labels`.
+    #: Name for people, unique in the batch: see `adr.templates.labels`.
     label: str
     #: Expanded shell command.
     command: str

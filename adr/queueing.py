@@ -17,17 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adr.batch import (
-    BatchPlan,
-    Manifest,
-    jobs_digest,
-    manifest_bytes,
-    new_batch_id,
-    read_manifest,
-)
+from adr.batch import BatchPlan, new_batch_id
 from adr.bundle import write_bundle
 from adr.errors import AdrError, Conflict, NotFound
 from adr.keys import BATCHES, MANIFEST, bundle_key, manifest_key, seal_key, sent_key
+from adr.manifest import Manifest, jobs_digest, manifest_bytes, read_manifest
 from adr.models import SCHEMA, Job, new_id
 from adr.orders import read_orders
 from adr.progress import SILENT, Progress

@@ -18,9 +18,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from adr.batch import Manifest, read_manifest
 from adr.errors import NotFound, RunnerGone, ServiceError, UsageError
 from adr.keys import BATCHES, MANIFEST, SEAL, UNACCOUNTED, seal_key, unaccounted_key
+from adr.manifest import Manifest, jobs_of, read_manifest
 from adr.models import SCHEMA, Job, JobRecord, JobState, WorkerInfo, visible
 from adr.orders import read_orders
 from adr.runner import Runner
@@ -205,8 +205,7 @@ class Survey:
         return all(
             _is_decided(job, decided.get((batch, job.index)))
             for batch in batches
-            for manifest in manifests[batch]
-            for job in manifest.jobs
+            for job in jobs_of(manifests[batch])
         )
 
     def outcomes(self, batch: str | None = None) -> list[JobView]:
@@ -222,7 +221,7 @@ class Survey:
         return [
             JobView(job, record.state, record)
             for name, parts in manifests.items()
-            for job in _jobs(parts)
+            for job in jobs_of(parts)
             if (record := decided.get((name, job.index))) and _is_decided(job, record)
         ]
 
@@ -259,7 +258,7 @@ class Survey:
         for name, parts in manifests.items():
             counts = BatchStatus(batch=name, sealed=self.is_sealed(name))
             views = []
-            for job in _jobs(parts):
+            for job in jobs_of(parts):
                 record = decided.get((name, job.index))
                 if record and _is_decided(job, record):
                     state = record.state
@@ -332,11 +331,6 @@ def pick_jobs(views: Sequence[JobView], pattern: str) -> list[JobView]:
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
     return [view for view in views if called(view)] or [view for view in views if matches(view)]
-
-
-def _jobs(manifests: Sequence[Manifest]) -> Iterator[Job]:
-    for manifest in manifests:
-        yield from manifest.jobs
 
 
 def _is_decided(job: Job, record: JobRecord | None) -> bool:

@@ -17,19 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adr.batch import (
-    BatchPlan,
-    find_root,
-    jobs_digest,
-    labels,
-    manifest_bytes,
-    new_batch_id,
-    plan_batch,
-    read_manifest,
-)
+from adr.batch import BatchPlan, find_root, new_batch_id, plan_batch
 from adr.errors import AdrError, UsageError
+from adr.manifest import jobs_digest, manifest_bytes, read_manifest
 from adr.models import Job
-from adr.templates import expand
+from adr.templates import expand, labels
 
 SEGMENTS = st.binary(min_size=1, max_size=8).filter(
     lambda raw: b"/" not in raw and b"\0" not in raw and raw not in (b".", b"..")
