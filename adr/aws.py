@@ -228,11 +228,35 @@ class Connection:
                     self._clients["sqs_once"] = made
         return self._clients["sqs_once"]  # type: ignore[no-any-return]
 
+    def service(self, name: str, region_name: str | None = None) -> Any:
+        """Return the client of any service, of this region or another; made once.
+
+        What concerns the runner itself is in its own region, which is only certain once
+        `queue_url` is known.
+        """
+        key = f"{name} in {region_name}" if region_name else name
+        if key not in self._clients:
+            with self._lock:
+                if key not in self._clients:
+                    made = client(self._own_session(), name, region_name or self._region_name)
+                    self._clients[key] = made
+        return self._clients[key]
+
     @property
     def region(self) -> str:
         """Return the region at hand; makes no call."""
         with self._lock:
             return self._region_name or self._own_session().region_name
+
+    @property
+    def partition(self) -> str:
+        """Return the partition of AWS that the region is in, such as ``aws``; makes no call."""
+        return self._own_session().get_partition_for_region(self.region)
+
+    @property
+    def credentials(self) -> Any:
+        """Return the credentials of the caller as botocore has them, None where there are none."""
+        return self._own_session().get_credentials()
 
     @property
     def queue_url(self) -> str:

@@ -13,6 +13,10 @@
     _logs/<batch>/<index>/<attempt>.log         output too large for the record
     _workers/<address>                          registered workers
     _workers/live/<worker>.json                 heartbeats
+    _workers/ssh/<host>.json                    hosts of the fleet over SSH
+    _workers/setup/<host>.log                   why a host could not be set up
+    _install/<sha256>/<name>                    what new hosts install
+    _launches/<token>.json                      launches whose answer is not known yet
     _control/<order>                            orders
 
 Keys are text of at most 1,024 bytes in UTF-8 (the limit of S3). File names are bytes of any
@@ -27,14 +31,19 @@ import os
 __all__ = [
     "BATCHES",
     "CONTROL",
+    "INSTALL",
+    "LAUNCHES",
     "LIVE",
     "MANIFEST",
     "SEAL",
+    "SETUP",
+    "SSH_HOSTS",
     "UNACCOUNTED",
     "WORKERS",
     "bundle_key",
     "card_key",
     "heartbeat_key",
+    "install_key",
     "journal_key",
     "journal_prefix",
     "log_key",
@@ -43,6 +52,7 @@ __all__ = [
     "results_prefix",
     "seal_key",
     "sent_key",
+    "setup_key",
     "unaccounted_key",
 ]
 
@@ -53,6 +63,10 @@ SEAL = ".seal"
 UNACCOUNTED = ".unaccounted"
 WORKERS = "_workers/"
 LIVE = WORKERS + "live/"
+SETUP = WORKERS + "setup/"
+SSH_HOSTS = WORKERS + "ssh/"
+INSTALL = "_install/"
+LAUNCHES = "_launches/"
 
 _LONGEST_SEGMENT_BYTES = 200
 _LONGEST_NAME_BYTES = 800
@@ -107,6 +121,16 @@ def log_key(batch: str, index: int, attempt: str) -> str:
 def heartbeat_key(worker: str) -> str:
     """Return the key of a worker's heartbeat."""
     return f"{LIVE}{worker}.json"
+
+
+def install_key(sha256: str, name: str) -> str:
+    """Return the key of a file that new hosts fetch, by the digest of its content."""
+    return f"{INSTALL}{sha256}/{name}"
+
+
+def setup_key(host: str) -> str:
+    """Return the key of what a host said when it could not be set up."""
+    return f"{SETUP}{host}.log"
 
 
 def results_prefix(batch: str, index: int, attempt: str) -> str:

@@ -1,4 +1,4 @@
-"""A runner: store, ledger and roster under one id, opened from that id alone.
+"""A runner: store, ledger, roster and fleets under one id, opened from that id alone.
 
 The id is an address. A UUID4 names an AWS runner: the bucket and the queue of that name. A
 path names a local runner: the directory with the database and the objects. What belongs to
@@ -16,14 +16,16 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from adr.errors import AdrError, RunnerGone, Unavailable, UsageError
+from adr.fleets.base import Fleet
 from adr.ledgers.base import Ledger
 from adr.models import SCHEMA, check_schema
 from adr.roster import DEAD_AFTER_S, HEARTBEAT_S, Roster, WorkerLocks
@@ -73,6 +75,8 @@ class Runner:
     retention_s: float = math.inf
     #: Folder where large files on their way to the store are best made; None: anywhere.
     scratch: Path | None = None
+    #: Where its workers can be launched: what opens each kind of fleet, the usual one first.
+    fleets: Mapping[str, Callable[[], Fleet]] = field(default_factory=dict)
 
 
 def is_runner_id(text: str) -> bool:
@@ -257,6 +261,7 @@ def _open_local(runner_id: str, _region: str | None, worker: str | None) -> Runn
         heartbeat_s=(0.5, 5.0),
         compress=False,
         scratch=path / "tmp",
+        fleets={"local": partial(_fleet, "adr.fleets.local:LocalFleet", path)},
     )
 
 
@@ -292,10 +297,21 @@ def _open_aws(
         heartbeat_s=(heartbeat_s / 3, heartbeat_s),
         compress=True,
         retention_s=RETENTION_S,
+        fleets={
+            "ec2": partial(_fleet, "adr.fleets.ec2:Ec2Fleet", connection, store),
+            "ssh": partial(_fleet, "adr.fleets.ssh:SshFleet", connection, store),
+        },
     )
 
 
 _OPENERS: dict[str, Callable[..., Runner]] = {"aws": _open_aws, "local": _open_local}
+
+
+def _fleet(name: str, *parts: Any) -> Fleet:
+    """Open a fleet by its dotted name; imported only now, since some take long to import."""
+    module, _, kind = name.partition(":")
+    fleet: Fleet = getattr(import_module(module), kind)(*parts)
+    return fleet
 
 
 def _registry() -> Path:
