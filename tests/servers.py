@@ -1,4 +1,4 @@
-"""Start the emulators of AWS as real processes on 127.0.0.1, and end them again.
+"""Start the emulators of AWS as real processes, on 127.0.0.1 or the address of a test network.
 
 `ministack` is fast and constant with the depth of a queue, `moto_server` knows more services.
 Both keep their state in memory, so one server serves a whole session of tests, each test
@@ -34,9 +34,9 @@ def require(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((address, 0))
         return int(sock.getsockname()[1])
 
 
@@ -58,12 +58,13 @@ class Server:
         health: str,
         folder: Path,
         env: Callable[[int], Mapping[str, str]] = lambda port: {},
+        address: str = "127.0.0.1",
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         for _ in range(3):
-            self.port = free_port()
-            self.url = f"http://127.0.0.1:{self.port}"
+            self.port = free_port(address)
+            self.url = f"http://{address}:{self.port}"
             self._start(command(self.port), folder, env(self.port))
             if self._answers(self.url + health):
                 return
@@ -107,13 +108,13 @@ class Server:
             self.process.wait()
 
 
-def start_ministack(folder: Path) -> Server:
+def start_ministack(folder: Path, address: str = "127.0.0.1") -> Server:
     """Start ministack; all it writes lies in `folder`."""
     require(importlib.util.find_spec("ministack"), "ministack is not installed")
 
     def env(port: int) -> dict[str, str]:
         return {
-            "BIND_HOST": "127.0.0.1",
+            "BIND_HOST": address,
             "GATEWAY_PORT": str(port),
             "LOG_LEVEL": "ERROR",
             "STATE_DIR": str(folder / "state"),
@@ -121,14 +122,17 @@ def start_ministack(folder: Path) -> Server:
         }
 
     command = [sys.executable, "-m", "ministack"]
-    return Server("ministack", lambda port: command, "/_ministack/health", folder, env)
+    return Server("ministack", lambda port: command, "/_ministack/health", folder, env, address)
 
 
-def start_moto(folder: Path) -> Server:
+def start_moto(
+    folder: Path, address: str = "127.0.0.1", settings: Mapping[str, str] | None = None
+) -> Server:
     """Start moto_server; its queues slow with depth, keep them under 300 messages."""
     require(importlib.util.find_spec("moto"), "moto[server] is not installed")
 
     def command(port: int) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        return [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)]
 
-    return Server("moto", command, "/moto-api/", folder)
+    env = settings or {}
+    return Server("moto", command, "/moto-api/", folder, lambda port: env, address)
