@@ -31,6 +31,7 @@ __all__ = [
     "SlotInfo",
     "WorkerInfo",
     "check_schema",
+    "moment_text",
     "new_id",
     "parse_time",
     "time_text",
@@ -70,6 +71,11 @@ def time_text(seconds: float | None) -> str | None:
         return None
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment_text(seconds: float) -> str:
+    """Write a time for people, ``2026-11-20T09:12:00Z``."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: str | None) -> float | None:
@@ -189,6 +195,8 @@ class Lease:
     lost: int = 0
     #: False where the backend wants to hear of the start of this attempt before it happens.
     ordinary: bool = True
+    #: What those wrote who gave the job back, in their order.
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,6 +248,8 @@ class JobRecord:
     log: str | None = None
     #: True where the worker knew that it had lost its lease.
     late: bool = False
+    #: What happened to the job on its way, in sentences: those of its lease, and of this attempt.
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -278,6 +288,7 @@ class JobRecord:
         values = {key: value for key, value in data.items() if key in known}
         values["state"] = JobState(values["state"])
         values["results"] = tuple(ResultFile(**each) for each in values.get("results", ()))
+        values["notes"] = tuple(values.get("notes", ()))
         for key in _TIMES:
             values[key] = parse_time(values.get(key))
         return cls(**values)
@@ -337,6 +348,10 @@ class WorkerInfo:
     adr_version: str
     done: int = 0
     running: tuple[SlotInfo, ...] = field(default=())
+    #: What somebody should know of it, in words: why it is about to leave.
+    note: str = ""
+    #: True in the last heartbeat of a worker that has left in good order.
+    left: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object; times as text."""

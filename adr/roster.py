@@ -2,7 +2,9 @@
 
 Every worker rewrites one small object in the store. On AWS a heartbeat that has not been
 rewritten for `DEAD_AFTER_S` means a dead worker, by the clock of the store alone. A local
-worker also holds a file lock, which the kernel lets go at the very moment it dies.
+worker also holds a file lock, which the kernel lets go at the very moment it dies. The last
+heartbeat of a worker says that it has left; it is not deleted, since workers with limited
+rights may not delete anything. Whoever may clears them away when the next worker starts.
 
 The ledgers ask here whether the holder of a lease is alive, ``adr status`` asks for all.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import random
 import threading
@@ -18,14 +21,17 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from adr.errors import NotFound
+from adr.errors import AdrError, NotFound
 from adr.keys import LIVE, heartbeat_key
 from adr.models import WorkerInfo
 from adr.stores.base import Document, ObjectStore
 
 __all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks"]
+
+_log = logging.getLogger(__name__)
 
 #: Mean time between two heartbeats of a worker.
 HEARTBEAT_S = 30.0
@@ -141,16 +147,28 @@ class Roster:
         self._swept = False
 
     def beat(self, info: WorkerInfo) -> None:
-        """Write the heartbeat of a worker; the first time, clear away after dead ones."""
-        self._store.write(heartbeat_key(info.worker), json.dumps(info.to_dict()).encode())
+        """Write the heartbeat of a worker; the first time, clear away after others.
+
+        Trouble with clearing away is none of the worker's: it may not have the right to.
+        """
+        self._write(info)
         if not self._swept:
             self._swept = True
-            self._sweep(info.worker)
+            try:
+                self._sweep(info.worker)
+            except AdrError as error:
+                _log.debug("what dead workers have left stays: %s", error)
 
-    def leave(self, worker: str) -> None:
-        """Remove heartbeat and lock of a worker that ends; idempotent."""
-        if self._locks is not None:
-            self._locks.drop(worker)
+    def leave(self, info: WorkerInfo) -> None:
+        """Write the last heartbeat of a worker and let go of its lock; idempotent."""
+        try:
+            self._write(replace(info, running=(), left=True))
+        finally:
+            self._drop_lock(info.worker)
+
+    def forget(self, worker: str) -> None:
+        """Remove heartbeat and lock of a worker whose runner is gone; idempotent."""
+        self._drop_lock(worker)
         self._store.delete([heartbeat_key(worker)])
 
     def is_alive(self, worker: str) -> bool:
@@ -158,16 +176,17 @@ class Roster:
         if self._locks is not None:
             return self._locks.is_held(worker)
         try:
-            return self._lives(worker, self._store.read(heartbeat_key(worker)))
+            heartbeat = self._store.read(heartbeat_key(worker))
         except NotFound:
             return False
+        return not _has_left(heartbeat) and self._lives(worker, heartbeat)
 
     def alive(self) -> list[WorkerInfo]:
         """Read the heartbeats of all living workers, in the order of their start."""
         infos = []
         for document in self._read([entry.key for entry in self._store.list(LIVE)]).values():
             info = WorkerInfo.from_dict(json.loads(document.body))
-            if self._lives(info.worker, document):
+            if not info.left and self._lives(info.worker, document):
                 infos.append(info)
         return sorted(infos, key=lambda info: (info.started_at, info.worker))
 
@@ -176,14 +195,25 @@ class Roster:
             return self._locks.is_held(worker)
         return heartbeat.age_s <= self._dead_after_s
 
+    def _write(self, info: WorkerInfo) -> None:
+        self._store.write(heartbeat_key(info.worker), json.dumps(info.to_dict()).encode())
+
+    def _drop_lock(self, worker: str) -> None:
+        if self._locks is not None:
+            self._locks.drop(worker)
+
     def _sweep(self, worker: str) -> None:
-        """Remove what workers that died long ago have left, but look at a part of them only.
+        """Remove what workers that left or died long ago have left; look at a part of them only.
 
         Of a thousand workers that start together each would otherwise read all the others.
         """
         keys = [entry.key for entry in self._store.list(LIVE) if entry.key != heartbeat_key(worker)]
         found = self._read(random.sample(keys, min(_SWEPT, len(keys))))
-        old = [key for key, document in found.items() if document.age_s >= self._forget_after_s]
+        old = [
+            key
+            for key, document in found.items()
+            if document.age_s >= self._forget_after_s or _has_left(document)
+        ]
         self._store.delete(
             key
             for key in old
@@ -207,3 +237,8 @@ class Roster:
         with ThreadPoolExecutor(min(_READERS, len(keys))) as pool:
             documents = zip(keys, pool.map(read, keys), strict=True)
             return {key: document for key, document in documents if document is not None}
+
+
+def _has_left(heartbeat: Document) -> bool:
+    """Tell whether this is a last heartbeat, also one that a newer adr has written."""
+    return bool(json.loads(heartbeat.body).get("left"))

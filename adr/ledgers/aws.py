@@ -197,8 +197,10 @@ class AwsLedger:
                 self._drop(hold.lease)
         return kept
 
-    def release(self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False) -> None:
-        """Show the messages again after `delay_s`, at most 12 hours."""
+    def release(
+        self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False, note: str = ""
+    ) -> None:
+        """Show the messages again after `delay_s`, at most 12 hours; a note needs a card."""
         holds = [self._holds[each.attempt] for each in leases if each.attempt in self._holds]
         for hold in holds:
             # Whatever follows: nobody speaks of it again, so its next delivery has to count.
@@ -207,8 +209,8 @@ class AwsLedger:
         shown = []
         for hold in holds:
             lease = hold.lease
-            if hold.tried or (failed and boot_time() < lease.deadline):
-                step = partial(_end, job=lease.job, attempt=lease.attempt, failed=failed)
+            if hold.tried or ((failed or note) and boot_time() < lease.deadline):
+                step = partial(_end, lease=lease, failed=failed, note=note)
                 try:
                     self._cards.change(lease.job, step)
                 except ServiceError as error:
@@ -292,7 +294,8 @@ class AwsLedger:
                     lease = self._hold(message, job, asked_at, card)
                     leases.append(lease)
                 if card.starts >= LOST_LIMIT:
-                    self.settle([Outcome(lease, lost_too_often(job, lease.attempt, card.starts))])
+                    record = lost_too_often(job, lease.attempt, card.starts, card.notes)
+                    self.settle([Outcome(lease, record)])
                     leases.remove(lease)
 
     def _decided(self, batch: str) -> dict[int, int]:
@@ -367,6 +370,7 @@ class AwsLedger:
             failures=card.failures if card else 0,
             lost=card.starts if card else 0,
             ordinary=card is None,
+            notes=card.notes if card else (),
         )
         with self._guard:
             self._holds[lease.attempt] = _Hold(lease, message.handle, asked_at, asked_at)
@@ -421,9 +425,10 @@ class AwsLedger:
         return hold.carded and self._card_is_ours(hold)
 
 
-def _end(card: Card, job: Job, attempt: str, failed: bool) -> Card | None:
-    """Return the card after the end of `attempt`; None where that does not concern it."""
-    if card.generation != job.generation:
+def _end(card: Card, lease: Lease, failed: bool, note: str) -> Card | None:
+    """Return the card after the end of an attempt; None where that does not concern it."""
+    if card.generation != lease.job.generation:
         return None
-    is_its_end = card.attempt == attempt or (failed and card.attempt is None)
-    return card.ended(failed) if is_its_end else None
+    # An ordinary attempt begins without a card.
+    is_new = card.attempt is None and (failed or note)
+    return card.ended(failed, note) if is_new or card.attempt == lease.attempt else None

@@ -24,9 +24,10 @@ __all__ = ["LOST_LIMIT", "Forgetting", "Ledger", "lost_too_often"]
 LOST_LIMIT = 5
 
 
-def lost_too_often(job: Job, attempt: str, lost: int) -> JobRecord:
+def lost_too_often(job: Job, attempt: str, lost: int, notes: tuple[str, ...]) -> JobRecord:
     """Make the record of a job that has lost `LOST_LIMIT` workers."""
-    return JobRecord.of(job, attempt, JobState.FAILED, f"lost its worker {lost} times")
+    reason = f"lost its worker {lost} times"
+    return JobRecord.of(job, attempt, JobState.FAILED, reason, notes=notes)
 
 
 class Ledger(Protocol):
@@ -77,7 +78,9 @@ class Ledger(Protocol):
     def extend(self, leases: Sequence[Lease]) -> list[Lease]:
         """Hold on to leases, and return them with their new deadlines; those missing are lost."""
 
-    def release(self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False) -> None:
+    def release(
+        self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False, note: str = ""
+    ) -> None:
         """Give jobs back, to be leased again after `delay_s`.
 
         Leases that have passed are left alone.
@@ -86,6 +89,8 @@ class Ledger(Protocol):
         ----------
         failed : bool, optional
             Their commands failed and are to be repeated; without, nothing is counted.
+        note : str, optional
+            A sentence that is added to the notes of their next leases.
         """
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:

@@ -32,14 +32,16 @@ class Card:
     starts: int = 0
     #: How often its command has failed.
     failures: int = 0
-    #: How often it was given back after it had begun.
+    #: How often it was given back after it had begun, or with a note.
     releases: int = 0
+    #: What those wrote who gave it back.
+    notes: tuple[str, ...] = ()
 
     def begun(self, worker: str, attempt: str) -> Card:
         """Return the card once `worker` has begun an attempt."""
         return replace(self, holder=worker, attempt=attempt, starts=self.starts + 1)
 
-    def ended(self, failed: bool) -> Card:
+    def ended(self, failed: bool, note: str = "") -> Card:
         """Return the card once its holder has given the job back, or its command has failed."""
         return replace(
             self,
@@ -48,6 +50,7 @@ class Card:
             starts=self.starts - (self.attempt is not None),
             failures=self.failures + failed,
             releases=self.releases + (not failed),
+            notes=(*self.notes, note) if note else self.notes,
         )
 
 
@@ -98,7 +101,9 @@ class Cards:
         data = json.loads(document.body)
         check_schema(data, f"the card of {job.name}")
         known = {spec.name for spec in fields(Card)}
-        card = Card(**{key: value for key, value in data.items() if key in known})
+        values = {key: value for key, value in data.items() if key in known}
+        values["notes"] = tuple(values.get("notes", ()))
+        card = Card(**values)
         if card.generation < job.generation:
             card = Card(job.generation)
         return card, document.etag

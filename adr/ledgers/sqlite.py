@@ -155,10 +155,14 @@ class SqliteLedger:
         with self._transaction("quick") as db:
             return [lease for lease in leases if self._is_held(db, lease)]
 
-    def release(self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False) -> None:
+    def release(
+        self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False, note: str = ""
+    ) -> None:
         """Give jobs back; idempotent."""
         ready_at = time.time() + delay_s if delay_s else 0.0
         with self._transaction("quick") as db:
+            if note:
+                self._note(db, leases, note)
             db.executemany(
                 "UPDATE jobs SET worker = NULL, attempt = NULL, started = 0, ready_at = ?,"
                 " failures = failures + ?" + _LEASED,
@@ -225,12 +229,14 @@ class SqliteLedger:
                 (now, most),
             ).fetchall()
             for rowid, body, failures, lost in rows:
-                job, attempt = Job.from_dict(json.loads(body)), new_id()
+                (job, notes), attempt = _read_body(body), new_id()
                 db.execute(
                     "UPDATE jobs SET worker = ?, attempt = ?, started = 0 WHERE rowid = ?",
                     (self._worker, attempt, rowid),
                 )
-                leases.append(Lease(job, attempt, str(rowid), now, math.inf, failures, lost))
+                leases.append(
+                    Lease(job, attempt, str(rowid), now, math.inf, failures, lost, notes=notes)
+                )
         return leases
 
     def _reclaim(self) -> None:
@@ -251,13 +257,22 @@ class SqliteLedger:
                 (holder, LOST_LIMIT),
             ).fetchall()
             for body, attempt, lost in rows:
-                job = Job.from_dict(json.loads(body))
-                self._write_record(db, lost_too_often(job, attempt, lost))
+                job, notes = _read_body(body)
+                self._write_record(db, lost_too_often(job, attempt, lost, notes))
                 db.execute("DELETE FROM jobs" + _LEASED, (holder, attempt))
             db.execute(
                 "UPDATE jobs SET worker = NULL, attempt = NULL, started = 0 WHERE worker = ?",
                 (holder,),
             )
+
+    def _note(self, db: sqlite3.Connection, leases: Sequence[Lease], note: str) -> None:
+        """Add a note to jobs that are leased here; it lies beside the fields of the job."""
+        for lease in leases:
+            held = (self._worker, lease.attempt)
+            for (body,) in db.execute("SELECT body FROM jobs" + _LEASED, held).fetchall():
+                data = json.loads(body)
+                data["notes"] = [*data.get("notes", ()), note]
+                db.execute("UPDATE jobs SET body = ?" + _LEASED, (json.dumps(data), *held))
 
     def _is_held(self, db: sqlite3.Connection, lease: Lease) -> bool:
         row = db.execute("SELECT 1 FROM jobs" + _LEASED, (self._worker, lease.attempt)).fetchone()
@@ -328,3 +343,9 @@ class SqliteLedger:
             yield
         except sqlite3.Error as error:
             raise ServiceError(f"the database {self._path} refused: {error}") from error
+
+
+def _read_body(body: str) -> tuple[Job, tuple[str, ...]]:
+    """Return a job, and what was noted about it since."""
+    data = json.loads(body)
+    return Job.from_dict(data), tuple(data.get("notes", ()))

@@ -145,16 +145,16 @@ class Launcher:
                 with self._lock:
                     self._running = False
 
-    def stop(self, kill: bool = False) -> bool:
-        """End the running job: TERM to all its processes, KILL after the `term_s` of `run`.
+    def stop(self, term_s: float | None = None) -> bool:
+        """End the running job: TERM to all its processes, KILL after `term_s`.
 
         Does not wait: `run` returns when all is over, with `stopped_by` ``"order"``. Calling
-        again changes nothing, except that `kill` may follow.
+        again can only bring the KILL forward.
 
         Parameters
         ----------
-        kill : bool, optional
-            KILL at once.
+        term_s : float, optional
+            Seconds between TERM and KILL, without those of `run`; 0: KILL at once.
 
         Returns
         -------
@@ -166,7 +166,7 @@ class Launcher:
             if not self._running or self._channel is None:
                 return False
             with contextlib.suppress(OSError):
-                self._channel.sendall(pack("kill" if kill else "term"))
+                self._channel.sendall(pack(term_s))
             return True
 
     def close(self) -> None:

@@ -11,9 +11,9 @@ socket closes, because the worker closed it or died, all descendants are killed 
 this process leaves.
 
 The messages are marshalled objects behind their length in four bytes: a request is the tuple
-of what `_Launcher.run` takes, ``"term"`` or ``"kill"`` stops the running job, the answer is a
-tuple of the fields of `adr.worker.launcher.Ending`. marshal, since both ends are the same
-interpreter and json would double the time to start.
+of what `_Launcher.run` takes, a number of seconds (None: the usual one) between TERM and KILL
+stops the running job, the answer is a tuple of the fields of `adr.worker.launcher.Ending`.
+marshal, since both ends are the same interpreter and json would double the time to start.
 
 What cannot be killed: processes of another user (started by sudo). They are left behind.
 """
@@ -307,21 +307,21 @@ class _Launcher:
         look_at = now + _LOOK_S
         while True:
             wait_s = min(timeout_at, kill_at, look_at) - now
-            order = ""
+            orders = []
             for fd, _ in self._poll.poll(max(0, int(wait_s * 1000) + 1)):
                 if fd == self._wakeup:
                     os.read(fd, 4096)
                 else:
                     orders = self._inbox.read()
-                    order = "kill" if "kill" in orders else "term" if orders else ""
             while reaper.reap(os.WNOHANG) > 0:
                 pass
             if reaper.status is not None:
                 return stopped_by
             now = time.monotonic()
-            reason = ""
-            if order:
+            reason, grace_s = "", term_s
+            if orders:
                 reason = "order"
+                grace_s = min(term_s if each is None else each for each in orders)
             elif now >= timeout_at:
                 reason = "timeout"
                 timeout_at = _NEVER
@@ -329,14 +329,12 @@ class _Launcher:
                 look_at = now + _LOOK_S
                 # A flood of output has to end at once, so this one gets no time to clean up.
                 if os.fstat(log).st_size > limit:
-                    reason, order = "output", "kill"
+                    reason, grace_s = "output", 0
             if reason:
                 stopped_by = stopped_by or reason
-                if order == "kill":
-                    kill_at = now
-                elif kill_at == _NEVER:
+                if grace_s > 0 and kill_at == _NEVER:
                     signal_descendants(signal.SIGTERM)
-                    kill_at = now + term_s
+                kill_at = min(kill_at, now + grace_s)
             if now >= kill_at:
                 signal_descendants(signal.SIGKILL)
                 kill_at = now + 1.0

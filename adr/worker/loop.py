@@ -2,14 +2,16 @@
 
 Threads, each with one duty: ``receive`` leases, one thread per slot runs, the outbox stores
 and settles, ``keep`` extends leases and gives back those that do not get their turn,
-``heart`` writes the heartbeat and reads the orders, ``hurry`` bounds how long a stop takes. The
-thread that calls `Worker.run` only waits for the end. What they share is small and behind one
-condition variable.
+``heart`` writes the heartbeat and reads the orders (`adr.worker.heartbeat`), ``notice`` looks
+whether EC2 takes the machine away (`adr.worker.notice`), ``hurry`` bounds how long the end takes.
+The thread that calls `Worker.run` waits for the end, and ends jobs for which there is no time.
+What they share is small and behind one condition variable.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import socket
@@ -21,16 +23,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
-from adr.models import JobRecord, JobState, Lease, SlotInfo, WorkerInfo
+from adr.models import JobRecord, JobState, Lease, SlotInfo, WorkerInfo, moment_text
 from adr.orders import Orders, read_orders
 from adr.runner import Runner
 from adr.survey import Survey
 from adr.version import __version__
 from adr.worker.bundles import Bundles, DiskTooSmall
+from adr.worker.heartbeat import Heartbeat
+from adr.worker.lifetime import Lifetime
+from adr.worker.notice import Notice, watch
 from adr.worker.outbox import Outbox
 from adr.worker.place import Place, cores
 from adr.worker.policy import Policy
-from adr.worker.slot import Delivery, Limits, Slot
+from adr.worker.slot import Delivery, Limits, Slot, Stop
 from adr.worker.tree import discard_tree
 
 __all__ = ["Worker", "WorkerReport"]
@@ -39,7 +44,6 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 _LISTEN_S = 0.1
-_ORDERS_S = 10.0
 #: A lease that has not begun after this long goes back to the queue.
 _UNSTARTED_S = 5.0
 _LONGEST_PAUSE_S = 30.0
@@ -54,6 +58,8 @@ class WorkerReport:
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
+    #: Whether it was told to stop by a signal; a worker itself knows of none.
+    interrupted: bool = False
 
 
 @dataclass
@@ -87,6 +93,18 @@ class Worker:
         Bounds for jobs.
     on_settled : callable, optional
         Called with each record once it is durable, from another thread.
+    host : str, optional
+        What lists and records call this machine; without, its host name.
+    idle_s : float, optional
+        Leave when the jobs of at least one batch are all decided, or after so many seconds
+        with nothing to do; see `Policy`.
+    max_s : float, optional
+        Seconds after which all has to be over: jobs that run by then have failed; see `Lifetime`.
+    alive : Path, optional
+        File that tells a timer of the system that this worker lives; see `Heartbeat`.
+    watch_notice : bool, optional
+        Look whether EC2 is about to take this machine away: jobs are given back then, apart from
+        those that succeed in the time that is left.
     """
 
     def __init__(
@@ -100,6 +118,11 @@ class Worker:
         most_jobs: int | None = None,
         limits: Limits | None = None,
         on_settled: Callable[[JobRecord], None] | None = None,
+        host: str | None = None,
+        idle_s: float | None = None,
+        max_s: float | None = None,
+        alive: Path | None = None,
+        watch_notice: bool = False,
     ) -> None:
         self._runner = runner
         self._worker = worker
@@ -107,10 +130,20 @@ class Worker:
         self._slots = slots or cores()
         self._limits = limits or Limits()
         self._on_settled = on_settled
+        self._host = host or socket.gethostname()
+        self._watch_notice = watch_notice
         self._outbox = Outbox(runner, self._settled, self._is_idle, self._leave)
         self._policy = Policy(
-            runner.ledger, Survey(runner), stop_on_empty=stop_on_empty, most_jobs=most_jobs
+            runner.ledger,
+            Survey(runner),
+            stop_on_empty=stop_on_empty,
+            most_jobs=most_jobs,
+            idle_s=idle_s,
+            worker=worker,
+            alive=runner.roster.alive,
         )
+        self._lifetime = Lifetime(max_s, self._limits.term_s)
+        self._heartbeat = Heartbeat(runner, self._info, self._obey, self._leave, alive)
         self._started_at = time.time()
         self.report = WorkerReport()
         self._changed = threading.Condition()
@@ -118,6 +151,10 @@ class Worker:
         self._turns: dict[int, _Turn] = {}
         self._lost: set[str] = set()
         self._orders = Orders()
+        #: Why this worker is about to leave, in words.
+        self._note = ""
+        self._notice: Notice | None = None
+        self._gone = False
         #: Set when no more jobs are to be leased.
         self._ending = threading.Event()
         #: Set when running jobs are to be ended as well.
@@ -131,7 +168,7 @@ class Worker:
         return len(self._turns)
 
     def run(self) -> WorkerReport:
-        """Work until `stop` is called, the runner is gone, or the queue is proved empty.
+        """Work until `stop` is called, the runner is gone, or there is no reason to stay.
 
         Raises
         ------
@@ -154,11 +191,12 @@ class Worker:
                 self._worker,
                 self._runner.id,
                 self._limits,
+                self._host,
             )
             for number in range(1, self._slots + 1)
         ]
         # Before anything is leased: others must not take this worker for a dead one.
-        self._runner.roster.beat(self._info(()))
+        self._heartbeat.begin()
         self._outbox.start()
         threads = [
             threading.Thread(target=self._run_slot, args=(slot,), name=f"slot-{slot.number}")
@@ -166,9 +204,14 @@ class Worker:
         ]
         keepers = [
             threading.Thread(target=self._keep_leases, name="keep", daemon=True),
-            threading.Thread(target=self._heart, name="heart", daemon=True),
+            threading.Thread(
+                target=self._heartbeat.go_on, args=(self._over,), name="heart", daemon=True
+            ),
             threading.Thread(target=self._hurry, name="hurry", daemon=True),
         ]
+        if self._watch_notice:
+            watching = (self._over, self._interrupt)
+            threading.Thread(target=watch, args=watching, name="notice", daemon=True).start()
         receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
         for thread in (*keepers, *threads, receiver):
             thread.start()
@@ -176,6 +219,9 @@ class Worker:
         # end, and its handler sets the event, whose lock this thread must not hold then.
         while not self._ending.is_set():
             receiver.join(_LISTEN_S)
+            if self._lifetime.room_s(self._policy.usual_s) <= 0:
+                self._note = self._note or "draining: --max-hours"
+                self._ending.set()
         self._drain(slots, threads)
         self._outbox.close()
         self._over.set()
@@ -183,10 +229,7 @@ class Worker:
             thread.join()
         # It may be in a long poll of an empty queue, which is not worth waiting for.
         receiver.join(_TICK_S)
-        try:
-            self._runner.roster.leave(self._worker)
-        except AdrError as error:
-            _log.debug("the heartbeat stays behind: %s", error)
+        self._heartbeat.end(self._gone)
         self._place.remove()
         return self.report
 
@@ -200,21 +243,45 @@ class Worker:
 
     def _leave(self) -> None:
         """End because the runner is gone: drop everything and write nothing more."""
+        self._gone = True
         self._outbox.abandon()
         self.stop()
 
+    def _interrupt(self, notice: Notice) -> None:
+        """End because EC2 takes this machine away."""
+        _log.warning("EC2 takes this instance away at %s", moment_text(notice.at))
+        self._note = f"interrupted by EC2 at {moment_text(notice.at)} (spot)"
+        self._notice = notice
+        self._ending.set()
+
+    def _reason_to_stop(self) -> Stop | None:
+        """Return why running jobs are to be ended now; None where they may go on."""
+        if self._dropping.is_set():
+            return Stop.DROPPED
+        if self._notice is not None:
+            return Stop.NOTICE
+        return Stop.LIMIT if self._lifetime.is_cut else None
+
+    def _stop_jobs(self) -> None:
+        """End what runs, if it has to; to be repeated, for who is about to start hears nothing."""
+        why = self._reason_to_stop()
+        if why is None:
+            return
+        term_s = self._notice.left_s() if self._notice and why is Stop.NOTICE else None
+        with self._changed:
+            for turn in self._turns.values():
+                turn.slot.stop(why, term_s)
+
     def _drain(self, slots: list[Slot], threads: list[threading.Thread]) -> None:
         """Give back what has not begun, and wait until the slots are empty."""
+        self._stop_jobs()
         with self._changed:
             unstarted = [lease for _, lease in self._ready]
             self._ready.clear()
             self._changed.notify_all()
         self._release(unstarted)
         while any(thread.is_alive() for thread in threads):
-            if self._dropping.is_set():
-                with self._changed:
-                    for turn in self._turns.values():
-                        turn.slot.stop()
+            self._stop_jobs()
             with self._changed:
                 if self._turns:
                     self._changed.wait(_TICK_S)
@@ -228,7 +295,8 @@ class Worker:
                 idle = self._is_idle()
                 running = [turn.since for turn in self._turns.values()]
                 wanted = self._policy.wanted(self._slots, running, len(self._ready))
-                patience_s = self._policy.patience_s(idle)
+                room_s = self._lifetime.room_s(self._policy.usual_s)
+                patience_s = max(0.0, min(room_s, self._policy.patience_s(idle)))
                 if wanted <= 0:
                     if idle and self._policy.is_used_up:
                         self._ending.set()
@@ -326,7 +394,7 @@ class Worker:
             else:
                 self._outbox.settle(lease, slot.refusal(lease, reason))
             return False
-        if self._dropping.is_set() or self._is_called_off(lease):
+        if self._reason_to_stop() is not None or self._is_called_off(lease):
             self._give_up(lease)
             return False
         if not self._runner.ledger.start([lease]):
@@ -344,7 +412,7 @@ class Worker:
         with self._changed:
             self._policy.ended(time.monotonic() - began)
         if delivery is None:
-            self._give_up(lease)
+            self._give_up(lease, self._interruption())
         elif self._is_to_repeat(delivery):
             discard_tree(staging)
             backoff_s = min(_LONGEST_BACKOFF_S, 2.0 ** min(lease.failures, 10))
@@ -375,23 +443,31 @@ class Worker:
     @staticmethod
     def _is_to_repeat(delivery: Delivery) -> bool:
         lease = delivery.lease
-        failed = delivery.record.state is JobState.FAILED
+        failed = delivery.record.state is JobState.FAILED and not delivery.final
         return failed and lease.failures + 1 < lease.job.attempts
 
-    def _give_up(self, lease: Lease) -> None:
+    def _interruption(self) -> str:
+        """Return what is to be noted about a job that EC2 has cost its run."""
+        if self._notice is None:
+            return ""
+        return f"interrupted at {moment_text(time.time())} on {self._host} (spot)"
+
+    def _give_up(self, lease: Lease, note: str = "") -> None:
         """Deal with the lease of a job that was ended before it was done."""
         if lease.attempt in self._lost:
             _log.warning("the lease of %s was lost; its run is dropped", lease.job.name)
         elif self._is_called_off(lease):
             self._outbox.settle(lease, self._cancelled(lease))
         else:
-            self._release([lease])
+            self._release([lease], note=note)
 
-    def _release(self, leases: list[Lease], delay_s: float = 0, failed: bool = False) -> None:
+    def _release(
+        self, leases: list[Lease], delay_s: float = 0, failed: bool = False, note: str = ""
+    ) -> None:
         if not leases:
             return
         try:
-            self._runner.ledger.release(leases, delay_s=delay_s, failed=failed)
+            self._runner.ledger.release(leases, delay_s=delay_s, failed=failed, note=note)
         except AdrError as error:
             _log.warning("%d leases end by themselves: %s", len(leases), error)
 
@@ -406,8 +482,9 @@ class Worker:
             "its batch was destroyed",
             leased_at=lease.leased_at,
             ended_at=time.time(),
-            host=socket.gethostname(),
+            host=self._host,
             worker=self._worker,
+            notes=lease.notes,
         )
 
     def _settled(self, record: JobRecord) -> None:
@@ -449,59 +526,37 @@ class Worker:
                         # The slot may be at its next job by now, which is not to be ended.
                         if turn.lease.attempt == lease.attempt:
                             self._lost.add(lease.attempt)
-                            turn.slot.stop(kill=True)
+                            turn.slot.stop(term_s=0)
 
     def _hurry(self) -> None:
-        """Let a stop not last for ever where the services are away."""
-        while not self._dropping.is_set():
-            if self._over.wait(_TICK_S):
-                return
-        if not self._over.wait(self._limits.settle_s):
-            self._outbox.hurry()
-
-    def _heart(self) -> None:
-        """Write the heartbeat when it is due, soon after a change; read the orders."""
-        shortest_s, usual_s = self._runner.heartbeat_s
-        beat_at, told = time.monotonic(), tuple[SlotInfo, ...]()
-        orders_at = beat_at + _ORDERS_S
+        """Let the end not last for ever where the services are away."""
+        until = math.inf
         while not self._over.wait(_TICK_S):
             now = time.monotonic()
-            running = self._running_now()
-            age_s = now - beat_at
-            try:
-                if age_s >= usual_s or (age_s >= shortest_s and running != told):
-                    self._runner.roster.beat(self._info(running))
-                    beat_at, told = now - random.uniform(0, usual_s / 10), running
-                if now >= orders_at:
-                    self._obey(read_orders(self._runner.store))
-                    orders_at = now + _ORDERS_S
-            except RunnerGone:
-                self._leave()
-            except AdrError as error:
-                _log.warning("%s", error)
-                self._over.wait(_AFTER_TROUBLE_S)
-            except Exception:
-                _log.exception("could not write the heartbeat")
+            if self._dropping.is_set():
+                until = min(until, now + self._limits.settle_s)
+            if now >= until or self._lifetime.is_over:
+                self._outbox.hurry()
+                return
 
-    def _running_now(self) -> tuple[SlotInfo, ...]:
+    def _info(self) -> WorkerInfo:
+        report = self.report
         with self._changed:
-            return tuple(
+            running = tuple(
                 SlotInfo(*turn.lease.job.id, turn.lease.attempt, turn.started_at)
                 for turn in self._turns.values()
                 if turn.started_at is not None
             )
-
-    def _info(self, running: tuple[SlotInfo, ...]) -> WorkerInfo:
-        report = self.report
         return WorkerInfo(
             worker=self._worker,
-            host=socket.gethostname(),
+            host=self._host,
             pid=os.getpid(),
             slots=self._slots,
             started_at=self._started_at,
             adr_version=__version__,
             done=report.succeeded + report.failed + report.cancelled,
             running=running,
+            note=self._note,
         )
 
     def _obey(self, orders: Orders) -> None:

@@ -1,15 +1,17 @@
 """When a worker leases how many jobs, how long it waits for them, and when it leaves.
 
 Decides by what it is told of jobs and leases, and by what ledger and survey say of the
-queue; `adr.worker.loop` acts on it.
+queue and the roster of the other workers; `adr.worker.loop` acts on it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection
 
 from adr.ledgers.base import Ledger
+from adr.models import Depth, WorkerInfo
 from adr.survey import Survey
 
 __all__ = ["Policy"]
@@ -23,6 +25,11 @@ _LOOKS = 3
 _BETWEEN_LOOKS_S = 20.0
 #: While jobs run, wait no longer than this for more where the worker is to leave.
 _LONGEST_WAIT_S = 5.0
+#: An idle worker asks no oftener than this what became of the jobs, and who else is there.
+_BETWEEN_QUESTIONS_S = 60.0
+#: So many idle workers, and such a part of all, stay while others are at their last jobs.
+_STAY = 1
+_STAY_PART = 0.05
 
 
 class Policy:
@@ -40,6 +47,14 @@ class Policy:
         Leave when the queue is proved to be empty.
     most_jobs : int, optional
         Lease so many jobs and no more, and leave when there is none to lease.
+    idle_s : float, optional
+        Leave when all jobs of at least one batch are decided, or after so many seconds with
+        nothing to do and nothing waiting; but a few idle workers stay while others still run
+        jobs, to take over those of one that dies.
+    worker : str, optional
+        Id of this worker.
+    alive : callable, optional
+        Returns all living workers.
     clock : callable, optional
         Returns seconds that never run backwards.
     """
@@ -51,17 +66,32 @@ class Policy:
         *,
         stop_on_empty: bool,
         most_jobs: int | None = None,
+        idle_s: float | None = None,
+        worker: str = "",
+        alive: Callable[[], list[WorkerInfo]] = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._survey = survey
         self._stop_on_empty = stop_on_empty
         self._left = most_jobs
+        self._idle_s = idle_s
+        self._worker = worker
+        self._alive = alive
         self._clock = clock
         self._began = clock()
         self._job_s: float | None = None
         self._held_up = False
         self._looks: list[float] = []
+        #: Since when there is nothing to do; None where there is, or it is not known.
+        self._idle_since: float | None = None
+        self._asked_survey_at = -math.inf
+        self._asked_roster_at = -math.inf
+
+    @property
+    def usual_s(self) -> float | None:
+        """Return how long jobs usually run; None before one has ended."""
+        return self._job_s
 
     @property
     def is_used_up(self) -> bool:
@@ -93,17 +123,24 @@ class Policy:
 
     def patience_s(self, idle: bool) -> float:
         """Return how long to wait for jobs, by whether the worker has nothing else to do."""
-        if not self._stop_on_empty and self._left is None:
-            return self._ledger.poll_s
         # While jobs run, about as long as one of them: then there may be none left to wait for.
         job_s = self._clock() - self._began if self._job_s is None else self._job_s
-        longest_s = 1.0 if idle else min(_LONGEST_WAIT_S, max(1.0, job_s))
+        if self._stop_on_empty or self._left is not None:
+            longest_s = 1.0 if idle else min(_LONGEST_WAIT_S, max(1.0, job_s))
+        elif self._idle_s is not None:
+            # The longer there was nothing to do, the longer it will be so.
+            so_far_s = 0 if self._idle_since is None else self._clock() - self._idle_since
+            longest_s = max(1.0, min(self._idle_s, so_far_s) if idle else job_s)
+        else:
+            return self._ledger.poll_s
         return min(self._ledger.poll_s, longest_s)
 
     def leased(self, jobs: int) -> None:
         """Take note that so many jobs were leased."""
         if jobs:
             self._looks.clear()
+            self._idle_since = None
+            self._asked_survey_at = -math.inf
         if self._left is not None:
             self._left -= jobs
 
@@ -126,17 +163,61 @@ class Policy:
         """
         if self._left is not None:
             return True
-        if not self._stop_on_empty or not idle:
+        if not idle:
+            self._idle_since = None
+            return False
+        if not self._stop_on_empty and self._idle_s is None:
             return False
         depth = self._ledger.depth()
+        now = self._clock()
         if not depth.empty:
             self._looks.clear()
+        elif not self._looks or now - self._looks[-1] >= _BETWEEN_LOOKS_S:
+            self._looks.append(now)
+        if self._stop_on_empty:
+            by_records = depth.empty and not depth.exact and self._is_decided()
+            if by_records or self._is_proved(depth):
+                return True
+        return self._idle_s is not None and self._is_idle_enough(depth, now, self._idle_s)
+
+    def _is_idle_enough(self, depth: Depth, now: float, idle_s: float) -> bool:
+        """Tell whether there was nothing to do for long enough, or will be nothing any more."""
+        if not depth.empty:
+            self._asked_survey_at = -math.inf
+        elif now - self._asked_survey_at >= _BETWEEN_QUESTIONS_S:
+            self._asked_survey_at = now
+            if self._is_decided():
+                return True
+        if depth.waiting or depth.delayed:
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = now
+        if now - self._idle_since < idle_s:
+            return False
+        if self._is_proved(depth):
+            return True
+        if now - self._asked_roster_at < _BETWEEN_QUESTIONS_S:
+            return False
+        self._asked_roster_at = now
+        return not self._is_to_stay()
+
+    def _is_decided(self) -> bool:
+        return bool(self._survey.manifests()) and self._survey.is_decided()
+
+    def _is_proved(self, depth: Depth) -> bool:
+        """Tell whether nothing waits and nobody runs anything.
+
+        Counts of SQS are approximate: only looks that agree over a minute prove anything.
+        """
         if depth.exact or not depth.empty:
             return depth.empty
-        if self._survey.manifests() and self._survey.is_decided():
-            return True
-        # Counts of SQS are approximate: only looks that agree over a minute prove anything.
-        now = self._clock()
-        if not self._looks or now - self._looks[-1] >= _BETWEEN_LOOKS_S:
-            self._looks.append(now)
         return len(self._looks) > _LOOKS and not self._survey.is_being_queued()
+
+    def _is_to_stay(self) -> bool:
+        """Tell whether this is one of the few idle workers that stay; all of them agree on it."""
+        alive = self._alive()
+        # Our own heartbeat may still tell of our last job.
+        idle = {info.worker for info in alive if not info.running} | {self._worker}
+        stay = _STAY + math.ceil(_STAY_PART * len(alive))
+        return self._worker in sorted(idle)[:stay]

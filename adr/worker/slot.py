@@ -7,12 +7,12 @@ results of the last one are uploaded (`adr.worker.outbox`).
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import re
 import shutil
 import signal
-import socket
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adr.errors import AdrError
-from adr.models import Job, JobRecord, JobState, Lease
+from adr.models import Job, JobRecord, JobState, Lease, moment_text
 from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.script import job_script
 from adr.worker.tree import discard_tree, open_tree, opened
 from adr.worker.workspace import Changes, Workspace
 
-__all__ = ["Delivery", "Limits", "Slot"]
+__all__ = ["Delivery", "Limits", "Slot", "Stop"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ TAIL_BYTES = 2048
 _KEPT_WORKSPACES = 4
 #: A disk with less room is full: what a job wants to say about it may be lost, too.
 _FULL_BYTES = 1 << 20
+_CUT = "exceeded --max-hours"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,17 @@ class Limits:
     settle_s: float = 30.0
 
 
+class Stop(enum.Enum):
+    """Say why a job is ended before it is done, which decides what becomes of it."""
+
+    #: It is not to be run here, or not now: it is as if it had not begun.
+    DROPPED = "dropped"
+    #: The time of its worker is over: it has failed.
+    LIMIT = "limit"
+    #: Its machine is about to be taken away: it counts only if it succeeds all the same.
+    NOTICE = "notice"
+
+
 @dataclass(frozen=True)
 class Delivery:
     """Hold what is left to store of an attempt that has ended."""
@@ -62,6 +74,8 @@ class Delivery:
     files: tuple[tuple[Path, str], ...] = ()
     #: The whole output, where it is longer than the tail in the record.
     log: Path | None = None
+    #: Whether it is not to be repeated, however many attempts are left.
+    final: bool = False
 
 
 class Slot:
@@ -81,6 +95,8 @@ class Slot:
         Id of the runner, for the environment of jobs.
     limits : Limits
         Bounds for jobs.
+    host : str
+        What records call this machine.
     """
 
     def __init__(
@@ -91,6 +107,7 @@ class Slot:
         worker: str,
         runner_id: str,
         limits: Limits,
+        host: str,
     ) -> None:
         self.number = number
         self._directory = directory
@@ -98,6 +115,8 @@ class Slot:
         self._worker = worker
         self._runner_id = runner_id
         self._limits = limits
+        self._host = host
+        self._stop: Stop | None = None
         self._launcher = Launcher()
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
 
@@ -134,19 +153,24 @@ class Slot:
         Returns
         -------
         Delivery or None
-            None where the job was ended because `stop` was called.
+            None where the job was ended because `stop` was called, and has not counted; see
+            `Stop`.
         """
         job = lease.job
+        self._stop = None
         workspace = self._workspaces[job.batch]
         staging.mkdir()
         log = staging / "log"
         ending = self._launch(job, lease, workspace.directory, log)
+        why = self._stop
+        cut = ending.stopped_by == "order" and why is Stop.LIMIT
+        dropped = ending.stopped_by == "order" and not _counts(ending, why)
         full = shutil.disk_usage(self._directory).free < _FULL_BYTES
         files: tuple[tuple[Path, str], ...] = ()
         problem = ""
         try:
             changes = workspace.changes()
-            if ending.stopped_by != "order":
+            if not dropped:
                 files = _stage(workspace.directory, staging, changes, job.store)
         except (OSError, AdrError) as error:
             problem = f"its results could not be kept: {error}"
@@ -157,10 +181,14 @@ class Slot:
             except (OSError, AdrError) as error:
                 _log.warning("the workspace of %s has to be made anew: %s", job.name, error)
                 self._forget(job.batch)
-        if ending.stopped_by == "order":
+        if dropped:
             discard_tree(staging)
             return None
-        record = self._record(lease, ending, problem)
+        record = self._record(lease, ending, _CUT if cut else self._reason(job, ending) or problem)
+        if why is Stop.NOTICE:
+            when = moment_text(ending.ended_at)
+            note = f"ended at {when} on an instance under interruption notice"
+            record = replace(record, notes=(*record.notes, note))
         if record.reason and full:
             record = replace(record, reason=f"{record.reason}; the disk was full")
         tail, length = _tail(log)
@@ -170,15 +198,26 @@ class Slot:
             staging,
             files,
             log if length > TAIL_BYTES else None,
+            final=cut,
         )
 
     def refusal(self, lease: Lease, reason: str) -> JobRecord:
         """Return the record of a job that cannot be run."""
         return self._base(lease, JobState.FAILED, reason)
 
-    def stop(self, kill: bool = False) -> None:
-        """End the job that runs, from any thread; TERM first unless `kill`."""
-        self._launcher.stop(kill)
+    def stop(self, why: Stop = Stop.DROPPED, term_s: float | None = None) -> None:
+        """End the job that runs, from any thread; the first reason counts, but for `DROPPED`.
+
+        Parameters
+        ----------
+        why : Stop, optional
+            Decides what becomes of the job.
+        term_s : float, optional
+            Seconds between TERM and KILL, without those of `Limits`; 0: KILL at once.
+        """
+        if self._stop is None or why is Stop.DROPPED:
+            self._stop = why
+        self._launcher.stop(term_s)
 
     def close(self) -> None:
         """End the launcher and whatever it still runs, and give up the workspaces."""
@@ -219,8 +258,7 @@ class Slot:
             log_limit_bytes=self._limits.log_bytes,
         )
 
-    def _record(self, lease: Lease, ending: Ending, problem: str) -> JobRecord:
-        reason = self._reason(lease.job, ending) or problem
+    def _record(self, lease: Lease, ending: Ending, reason: str) -> JobRecord:
         state = JobState.FAILED if reason else JobState.SUCCEEDED
         return replace(
             self._base(lease, state, reason),
@@ -240,9 +278,10 @@ class Slot:
             reason,
             leased_at=lease.leased_at,
             ended_at=time.time(),
-            host=socket.gethostname(),
+            host=self._host,
             worker=self._worker,
             slot=self.number,
+            notes=lease.notes,
         )
 
     def _reason(self, job: Job, ending: Ending) -> str:
@@ -260,6 +299,11 @@ class Slot:
         # bash reports a command killed by signal n as exit code 128 + n.
         by = f" ({_signal_name(ending.exit_code - 128)})" if ending.exit_code > 128 else ""
         return f"exit code {ending.exit_code}{by}"
+
+
+def _counts(ending: Ending, why: Stop | None) -> bool:
+    """Tell whether a job that was ended by `Slot.stop` has an outcome all the same."""
+    return why is Stop.LIMIT or (why is Stop.NOTICE and ending.exit_code == 0)
 
 
 def _signal_name(number: int) -> str:

@@ -61,7 +61,7 @@ class Place:
         return AwsLedger(queue, self.store, roster, name, **{"visibility_s": 60, **times})
 
     def kill(self, name: str) -> None:
-        Roster(self.store).leave(name)
+        Roster(self.store).leave(WorkerInfo(name, "host", 1, 1, time.time(), "1"))
 
     def show(self) -> None:
         """Let SQS show all messages that are in flight, as if their time were over."""

@@ -108,7 +108,7 @@ class AwsBackend:
 
     def die(self, name: str) -> None:
         """Die, and spare us to wait until SQS shows the messages again."""
-        self._roster.leave(name)
+        self._roster.leave(WorkerInfo(name, "host", 1, 1, time.time(), "1"))
         sqs, url = self._connection.sqs, self._connection.queue_url
         for handle in self._handles.values():
             sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0)

@@ -307,16 +307,39 @@ def test_a_second_stop_kills_at_once_if_told_to(bench: Bench) -> None:
     join = bench.start(f"trap '' TERM; echo go > $PIPE; sleep {FOREVER}", term_s=FOREVER)
 
     bench.launcher.stop()
-    bench.launcher.stop(kill=True)
+    bench.launcher.stop(term_s=0)
 
     ending = join()
     assert (ending.signal, ending.stopped_by) == (signal.SIGKILL, "order")
 
 
+def test_a_stop_may_give_more_time_than_usual_and_another_less(bench: Bench) -> None:
+    # Given a job that takes its time after TERM, of which it usually gets none
+    join = bench.start(
+        "trap 'echo saving; sleep 0.5; echo saved; exit 0' TERM;"
+        f"echo go > $PIPE; sleep {FOREVER} & wait",
+        term_s=0.01,
+    )
+
+    bench.launcher.stop(term_s=FOREVER)
+
+    # Then it has it, and hears of it once
+    bench.launcher.stop(term_s=FOREVER)
+    ending = join()
+    assert (ending.exit_code, ending.stopped_by) == (0, "order")
+    assert bench.output == "saving\nsaved\n"
+
+    # and a job that has been given time can lose it again
+    join = bench.start(f"trap '' TERM; echo go > $PIPE; sleep {FOREVER}", term_s=0.01)
+    bench.launcher.stop(term_s=FOREVER)
+    bench.launcher.stop()
+    assert join().signal == signal.SIGKILL
+
+
 def test_a_stop_without_a_job_does_not_touch_the_next_one(bench: Bench) -> None:
     bench.run("true")
 
-    stopped = bench.launcher.stop(kill=True)
+    stopped = bench.launcher.stop(term_s=0)
 
     assert not stopped
     assert bench.run("echo fine").stopped_by == ""

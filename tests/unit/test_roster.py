@@ -166,11 +166,12 @@ class TestHeartbeats:
         roster = Roster(store)
         roster.beat(info())
 
-        roster.leave("w")
-        roster.leave("w")
+        roster.leave(info())
+        roster.leave(info())
 
         assert not roster.is_alive("w")
         assert roster.alive() == []
+        assert not Roster(store).is_alive("w")
 
     def test_one_who_never_came_is_dead(self, store: ObjectStore) -> None:
         assert not Roster(store).is_alive("w")
@@ -265,6 +266,7 @@ class TestLocalWorkers:
         mine = WorkerLocks(tmp_path)
         mine.hold("w")
 
-        Roster(store, mine).leave("w")
+        Roster(store, mine).leave(info())
 
         assert not WorkerLocks(tmp_path).is_held("w")
+        assert Roster(store, WorkerLocks(tmp_path)).alive() == []

@@ -33,7 +33,7 @@ def slot(runner: str, tmp_path: Path) -> Iterator[Slot]:
     folder = tmp_path / "bundles"
     folder.mkdir()
     bundles = Bundles(open_runner(runner).store, folder)
-    made = Slot(1, tmp_path / "slot", bundles, "worker", runner, Limits())
+    made = Slot(1, tmp_path / "slot", bundles, "worker", runner, Limits(), "host")
     yield made
     made.close()
 
