@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from adr.cores import cores
 from adr.errors import UsageError
 from adr.worker.tree import discard_tree
 
@@ -91,17 +92,3 @@ def _sweep(path: Path) -> None:
         discard_tree(path)
     finally:
         os.close(lock)
-
-
-def cores() -> int:
-    """Return how many cores this process may use: those of its affinity, bounded by its cgroup."""
-    if hasattr(os, "sched_getaffinity"):
-        usable = len(os.sched_getaffinity(0))
-    else:
-        usable = os.cpu_count() or 1
-    try:
-        # cgroups(7), version 2: quota and period in microseconds, "max" for no limit.
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-    except (OSError, ValueError):
-        return usable
-    return usable if quota == "max" else max(1, min(usable, int(quota) // int(period)))
