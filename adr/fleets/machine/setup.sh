@@ -1,0 +1,82 @@
+#!/bin/bash
+# Installs the worker of adr and starts it. Harmless to run again.
+set -eEuo pipefail
+umask 022
+lib=${0%/*}
+. "$lib/values"
+venv=/opt/adr
+trap 'say "the step in line $LINENO failed: $BASH_COMMAND"' ERR
+export HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
+export PIP_ROOT_USER_ACTION=ignore
+export AWS_DEFAULT_REGION=$REGION "${ENDPOINTS[@]}"
+cd /root
+
+say() {
+    echo "adr: $*"
+}
+
+again() { # COMMAND...: three tries, since locks are let go and services come back
+    local tries=2
+    until "$@"; do
+        if [ $((tries--)) -eq 0 ]; then return 1; fi
+        say "failed, trying again: $*"
+        sleep 10
+    done
+}
+
+find_python() {
+    local name
+    for name in python3.14 python3.13 python3.12 python3.11 python3.10; do
+        if "$name" -c 'import ensurepip, venv' 2>/dev/null; then
+            python=$(command -v "$name")
+            return 0
+        fi
+    done
+    return 1
+}
+
+install_python() {
+    if command -v apt-get >/dev/null; then
+        # For what cloud-init or the system itself installs at the same time.
+        local lock=-oDPkg::Lock::Timeout=300
+        again apt-get "$lock" -q update
+        again apt-get "$lock" -q -y install --no-install-recommends python3-venv
+    else
+        again dnf -q -y install python3.11
+    fi
+}
+
+say "set up begins at $(date -u +%FT%TZ)"
+id adr >/dev/null 2>&1 ||
+    useradd --system --user-group --home-dir /var/lib/adr --shell /usr/sbin/nologin adr
+# A system user has no subordinate ids, under which jobs could reach the metadata service.
+id adr-job >/dev/null 2>&1 ||
+    useradd --system --user-group --create-home --home-dir /home/adr-job --shell /bin/bash adr-job
+install -d -o adr -g adr -m 0711 /var/lib/adr
+
+find_python || install_python
+find_python || { say "there is no Python from 3.10 to 3.14: use another image"; exit 1; }
+# Before anything is installed, since wheels may lie on a volume.
+if [ ${#VOLUMES[@]} -gt 0 ]; then "$python" "$lib/volumes.py" "${VOLUMES[@]}"; fi
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
+again "$venv/bin/python" -m pip install "${PIP_OPTIONS[@]}" boto3
+fetch() { "$venv/bin/python" "$lib/store.py" fetch "$BUCKET" "$@"; }
+fetch "$CONSTRAINTS_KEY" "$lib/constraints.txt"
+fetch "$WHEEL_KEY" "$lib/$WHEEL_NAME" "$WHEEL_SHA256"
+again "$venv/bin/python" -m pip install "${PIP_OPTIONS[@]}" -c "$lib/constraints.txt" \
+    "$lib/$WHEEL_NAME"
+"$venv/bin/adr" --version
+
+if [ -n "$SETUP_KEY" ] && [ ! -e "$lib/setup.done" ]; then
+    fetch "$SETUP_KEY" "$lib/setup-user" "$SETUP_SHA256"
+    chmod 0700 "$lib/setup-user"
+    say "the setup script begins"
+    "$lib/setup-user" </dev/null || { say "the setup script failed with status $?"; exit 1; }
+    : >"$lib/setup.done"
+fi
+
+systemctl enable adr-worker.service
+systemctl disable adr-setup.service
+systemctl start --no-block adr-worker.service
+say "set up is done"
