@@ -23,6 +23,7 @@ __all__ = [
     "LaunchPlan",
     "LaunchReport",
     "Pausable",
+    "Telling",
     "process_words",
 ]
 
@@ -68,6 +69,8 @@ class Host:
     started_at: float | None = None
     #: What somebody should know of it, in words.
     note: str = ""
+    #: Whether it waits for ``adr prepare``; all others set themselves up.
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,14 @@ class Pausable(Protocol):
 
         Returns the hosts as they are afterwards: addresses may have changed.
         """
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """Give what a host has said: a capability that not every fleet has."""
+
+    def output(self, host: Host) -> bytes:
+        """Return what the worker, or else the machine, has said; empty where nothing is known."""
 
 
 def process_words(
