@@ -1,11 +1,12 @@
 """The worker: leases jobs, hands them to its slots, holds on to its leases, and ends well.
 
 Threads, each with one duty: ``receive`` leases, one thread per slot runs, the outbox stores
-and settles, ``keep`` extends leases and gives back those that do not get their turn,
-``heart`` writes the heartbeat and reads the orders (`adr.worker.heartbeat`), ``notice`` looks
-whether EC2 takes the machine away (`adr.worker.notice`), ``hurry`` bounds how long the end takes.
-The thread that calls `Worker.run` waits for the end, and ends jobs for which there is no time.
-What they share is small and behind one condition variable.
+and settles, ``keep`` extends leases and gives back those that do not get their turn
+(`adr.worker.leases`), ``heart`` writes the heartbeat and reads the orders
+(`adr.worker.heartbeat`), ``notice`` looks whether EC2 takes the machine away
+(`adr.worker.notice`), ``hurry`` bounds how long the end takes. The thread that calls `Worker.run`
+waits for the end, and ends jobs for which there is no time. What they share is small: the leases
+at hand (`adr.worker.turns`), and whether it ends (`adr.worker.ending`).
 """
 
 from __future__ import annotations
@@ -17,26 +18,29 @@ import random
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
-from adr.models import JobRecord, JobState, Lease, SlotInfo, WorkerInfo, moment_text
+from adr.models import JobRecord, JobState, Lease, WorkerInfo
 from adr.orders import Orders, read_orders
 from adr.runner import Runner
 from adr.survey import Survey
 from adr.version import __version__
 from adr.worker.bundles import Bundles, DiskTooSmall
+from adr.worker.ending import Ending
 from adr.worker.heartbeat import Heartbeat
+from adr.worker.leases import LeaseKeeper
 from adr.worker.lifetime import Lifetime
-from adr.worker.notice import Notice, watch
+from adr.worker.notice import watch
 from adr.worker.outbox import Outbox
 from adr.worker.place import Place, cores
 from adr.worker.policy import Policy
-from adr.worker.slot import Delivery, Limits, Slot, Stop
+from adr.worker.slot import Delivery, Limits, Slot
 from adr.worker.tree import discard_tree
+from adr.worker.turns import Turns
 
 __all__ = ["Worker", "WorkerReport"]
 
@@ -44,8 +48,6 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 _LISTEN_S = 0.1
-#: A lease that has not begun after this long goes back to the queue.
-_UNSTARTED_S = 5.0
 _LONGEST_PAUSE_S = 30.0
 _AFTER_TROUBLE_S = 5.0
 _LONGEST_BACKOFF_S = 600.0
@@ -60,16 +62,6 @@ class WorkerReport:
     cancelled: int = 0
     #: Whether it was told to stop by a signal; a worker itself knows of none.
     interrupted: bool = False
-
-
-@dataclass
-class _Turn:
-    """What one slot is at: a lease, when its run began (None before), and since when at all."""
-
-    slot: Slot
-    lease: Lease
-    started_at: float | None = None
-    since: float = field(default_factory=time.monotonic)
 
 
 class Worker:
@@ -132,7 +124,9 @@ class Worker:
         self._on_settled = on_settled
         self._host = host or socket.gethostname()
         self._watch_notice = watch_notice
-        self._outbox = Outbox(runner, self._settled, self._is_idle, self._leave)
+        self._turns = Turns()
+        self._ending = Ending(self._host, Lifetime(max_s, self._limits.term_s))
+        self._outbox = Outbox(runner, self._settled, lambda: self._turns.is_idle, self._leave)
         self._policy = Policy(
             runner.ledger,
             Survey(runner),
@@ -142,25 +136,15 @@ class Worker:
             worker=worker,
             alive=runner.roster.alive,
         )
-        self._lifetime = Lifetime(max_s, self._limits.term_s)
+        self._leases = LeaseKeeper(
+            runner.ledger, self._turns, self._outbox.leases, self._policy.given_back, self._leave
+        )
         self._heartbeat = Heartbeat(runner, self._info, self._obey, self._leave, alive)
         self._started_at = time.time()
         self.report = WorkerReport()
-        self._changed = threading.Condition()
-        self._ready: deque[tuple[float, Lease]] = deque()
-        self._turns: dict[int, _Turn] = {}
-        self._lost: set[str] = set()
+        #: Guards the number of slots.
+        self._guard = threading.Lock()
         self._orders = Orders()
-        #: Why this worker is about to leave, in words.
-        self._note = ""
-        self._notice: Notice | None = None
-        self._gone = False
-        #: Set when no more jobs are to be leased.
-        self._ending = threading.Event()
-        #: Set when running jobs are to be ended as well.
-        self._dropping = threading.Event()
-        #: Set when nothing is left to be kept alive.
-        self._over = threading.Event()
 
     @property
     def running(self) -> int:
@@ -202,34 +186,30 @@ class Worker:
             threading.Thread(target=self._run_slot, args=(slot,), name=f"slot-{slot.number}")
             for slot in slots
         ]
+        ending = self._ending
         keepers = [
-            threading.Thread(target=self._keep_leases, name="keep", daemon=True),
-            threading.Thread(
-                target=self._heartbeat.go_on, args=(self._over,), name="heart", daemon=True
-            ),
-            threading.Thread(target=self._hurry, name="hurry", daemon=True),
+            _daemon("keep", self._leases.keep, ending),
+            _daemon("heart", self._heartbeat.go_on, ending.over),
+            _daemon("hurry", self._hurry),
         ]
+        others = [receiver := _daemon("receive", self._receive_all)]
         if self._watch_notice:
-            watching = (self._over, self._interrupt)
-            threading.Thread(target=watch, args=watching, name="notice", daemon=True).start()
-        receiver = threading.Thread(target=self._receive_all, name="receive", daemon=True)
-        for thread in (*keepers, *threads, receiver):
+            others.append(_daemon("notice", watch, ending.over, ending.interrupt))
+        for thread in (*keepers, *threads, *others):
             thread.start()
         # A signal may come to another thread, which does not wake this one from a wait without
         # end, and its handler sets the event, whose lock this thread must not hold then.
-        while not self._ending.is_set():
+        while not ending.begun.is_set():
             receiver.join(_LISTEN_S)
-            if self._lifetime.room_s(self._policy.usual_s) <= 0:
-                self._note = self._note or "draining: --max-hours"
-                self._ending.set()
+            ending.look(self._policy.usual_s)
         self._drain(slots, threads)
         self._outbox.close()
-        self._over.set()
+        ending.over.set()
         for thread in keepers:
             thread.join()
         # It may be in a long poll of an empty queue, which is not worth waiting for.
         receiver.join(_TICK_S)
-        self._heartbeat.end(self._gone)
+        self._heartbeat.end(ending.gone)
         self._place.remove()
         return self.report
 
@@ -238,77 +218,52 @@ class Worker:
 
         What is done is settled, if that is possible soon (`Limits.settle_s`).
         """
-        self._dropping.set()
-        self._ending.set()
+        self._ending.drop()
 
     def _leave(self) -> None:
         """End because the runner is gone: drop everything and write nothing more."""
-        self._gone = True
+        self._ending.gone = True
         self._outbox.abandon()
         self.stop()
 
-    def _interrupt(self, notice: Notice) -> None:
-        """End because EC2 takes this machine away."""
-        _log.warning("EC2 takes this instance away at %s", moment_text(notice.at))
-        self._note = f"interrupted by EC2 at {moment_text(notice.at)} (spot)"
-        self._notice = notice
-        self._ending.set()
-
-    def _reason_to_stop(self) -> Stop | None:
-        """Return why running jobs are to be ended now; None where they may go on."""
-        if self._dropping.is_set():
-            return Stop.DROPPED
-        if self._notice is not None:
-            return Stop.NOTICE
-        return Stop.LIMIT if self._lifetime.is_cut else None
-
-    def _stop_jobs(self) -> None:
-        """End what runs, if it has to; to be repeated, for who is about to start hears nothing."""
-        why = self._reason_to_stop()
-        if why is None:
-            return
-        term_s = self._notice.left_s() if self._notice and why is Stop.NOTICE else None
-        with self._changed:
-            for turn in self._turns.values():
-                turn.slot.stop(why, term_s)
-
     def _drain(self, slots: list[Slot], threads: list[threading.Thread]) -> None:
         """Give back what has not begun, and wait until the slots are empty."""
+        unstarted = self._turns.close()
         self._stop_jobs()
-        with self._changed:
-            unstarted = [lease for _, lease in self._ready]
-            self._ready.clear()
-            self._changed.notify_all()
-        self._release(unstarted)
+        self._leases.release(unstarted)
         while any(thread.is_alive() for thread in threads):
+            # Again and again, since a job that is about to start does not hear of it.
             self._stop_jobs()
-            with self._changed:
-                if self._turns:
-                    self._changed.wait(_TICK_S)
+            if self._turns:
+                self._turns.wait(_TICK_S)
         for slot in slots:
             slot.close()
 
+    def _stop_jobs(self) -> None:
+        """End what runs, if it has to."""
+        reason = self._ending.reason
+        if reason is not None:
+            self._turns.stop(lambda _: True, reason, self._ending.term_s(reason))
+
     def _receive_all(self) -> None:
         pause_s = _TICK_S
-        while not self._ending.is_set():
-            with self._changed:
-                idle = self._is_idle()
-                running = [turn.since for turn in self._turns.values()]
-                wanted = self._policy.wanted(self._slots, running, len(self._ready))
-                room_s = self._lifetime.room_s(self._policy.usual_s)
-                patience_s = max(0.0, min(room_s, self._policy.patience_s(idle)))
-                if wanted <= 0:
-                    if idle and self._policy.is_used_up:
-                        self._ending.set()
-                    else:
-                        self._changed.wait(_TICK_S)
-                    continue
+        ending = self._ending.begun
+        while not ending.is_set():
+            idle = self._turns.is_idle
+            wanted = self._policy.wanted(self._slots, *self._turns.load())
+            if wanted <= 0:
+                if idle and self._policy.is_used_up:
+                    ending.set()
+                else:
+                    self._turns.wait(_TICK_S)
+                continue
+            room_s = self._ending.lifetime.room_s(self._policy.usual_s)
+            patience_s = max(0.0, min(room_s, self._policy.patience_s(idle)))
             try:
                 leases = self._runner.ledger.receive(wanted, patience_s)
-                if not leases and self._policy.is_finished(
-                    self._is_idle() and self._outbox.is_empty
-                ):
-                    self._ending.set()
+                idle = self._turns.is_idle and self._outbox.is_empty
+                if not leases and self._policy.is_finished(idle):
+                    ending.set()
                 pause_s = _TICK_S
             except RunnerGone as error:
                 _log.warning("%s", error)
@@ -316,12 +271,12 @@ class Worker:
                 return
             except AdrError as error:
                 _log.warning("%s; trying again in %.0f s", error, pause_s)
-                self._ending.wait(pause_s)
+                ending.wait(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
                 continue
             except Exception:
                 _log.exception("leasing failed; trying again in %.0f s", _LONGEST_PAUSE_S)
-                self._ending.wait(_LONGEST_PAUSE_S)
+                ending.wait(_LONGEST_PAUSE_S)
                 continue
             self._policy.leased(len(leases))
             self._take(leases)
@@ -332,29 +287,11 @@ class Worker:
         for lease in called_off:
             self._outbox.settle(lease, self._cancelled(lease))
         wanted = [lease for lease in leases if lease not in called_off]
-        with self._changed:
-            if not self._ending.is_set():
-                now = time.monotonic()
-                self._ready.extend((now, lease) for lease in wanted)
-                self._changed.notify_all()
-                return
-        self._release(wanted)
-
-    def _is_idle(self) -> bool:
-        """Tell whether no job runs or is about to."""
-        with self._changed:
-            return not self._turns and not self._ready
+        if self._ending.begun.is_set() or not self._turns.add(wanted):
+            self._leases.release(wanted)
 
     def _run_slot(self, slot: Slot) -> None:
-        while True:
-            with self._changed:
-                while not self._ready and not self._ending.is_set():
-                    self._changed.wait()
-                if not self._ready:
-                    return
-                _, lease = self._ready.popleft()
-                self._turns[slot.number] = _Turn(slot, lease)
-                self._changed.notify_all()
+        while lease := self._turns.take(slot):
             staging = self._place.path / "outbox" / lease.attempt
             retire = False
             try:
@@ -364,17 +301,14 @@ class Worker:
                 return
             except ServiceError as error:
                 _log.warning("%s; giving %s back", error, lease.job.name)
-                self._release([lease], delay_s=_AFTER_TROUBLE_S)
-                self._ending.wait(_AFTER_TROUBLE_S)
+                self._leases.release([lease], delay_s=_AFTER_TROUBLE_S)
+                self._ending.begun.wait(_AFTER_TROUBLE_S)
             except Exception as error:
                 _log.exception("slot %d could not run %s", slot.number, lease.job.name)
                 discard_tree(staging)
                 self._outbox.settle(lease, slot.refusal(lease, f"adr failed: {error!r}"))
             finally:
-                with self._changed:
-                    self._turns.pop(slot.number, None)
-                    self._lost.discard(lease.attempt)
-                    self._changed.notify_all()
+                self._turns.end(slot)
             if retire:
                 return
 
@@ -394,13 +328,12 @@ class Worker:
             else:
                 self._outbox.settle(lease, slot.refusal(lease, reason))
             return False
-        if self._reason_to_stop() is not None or self._is_called_off(lease):
+        if self._ending.reason is not None or self._is_called_off(lease):
             self._give_up(lease)
             return False
         if not self._runner.ledger.start([lease]):
             return False
-        with self._changed:
-            self._turns[slot.number].started_at = time.time()
+        self._turns.begin(slot)
         began = time.monotonic()
         try:
             delivery = slot.run(lease, staging)
@@ -409,15 +342,14 @@ class Worker:
             reason = f"it could not be run: {error}"
             self._outbox.settle(lease, slot.refusal(lease, reason))
             return False
-        with self._changed:
-            self._policy.ended(time.monotonic() - began)
+        self._policy.ended(time.monotonic() - began)
         if delivery is None:
-            self._give_up(lease, self._interruption())
+            self._give_up(lease, self._ending.job_note)
         elif self._is_to_repeat(delivery):
             discard_tree(staging)
             backoff_s = min(_LONGEST_BACKOFF_S, 2.0 ** min(lease.failures, 10))
             delay_s = backoff_s * random.uniform(0.75, 1.25)
-            self._release([lease], delay_s=delay_s, failed=True)
+            self._leases.release([lease], delay_s, failed=True)
         else:
             self._outbox.put(delivery)
         return False
@@ -427,7 +359,7 @@ class Worker:
 
         Of `slots`, as there were before, another may have retired meanwhile: try again then.
         """
-        with self._changed:
+        with self._guard:
             retire = self._slots == slots > 1
             if retire:
                 self._slots -= 1
@@ -435,7 +367,7 @@ class Worker:
             _log.warning("%s: going on with %d slots", error, slots - 1)
             slot.close()
         if slots > 1:
-            self._release([lease])
+            self._leases.release([lease])
         else:
             self._outbox.settle(lease, slot.refusal(lease, str(error)))
         return retire
@@ -446,30 +378,14 @@ class Worker:
         failed = delivery.record.state is JobState.FAILED and not delivery.final
         return failed and lease.failures + 1 < lease.job.attempts
 
-    def _interruption(self) -> str:
-        """Return what is to be noted about a job that EC2 has cost its run."""
-        if self._notice is None:
-            return ""
-        return f"interrupted at {moment_text(time.time())} on {self._host} (spot)"
-
     def _give_up(self, lease: Lease, note: str = "") -> None:
         """Deal with the lease of a job that was ended before it was done."""
-        if lease.attempt in self._lost:
+        if self._turns.is_lost(lease):
             _log.warning("the lease of %s was lost; its run is dropped", lease.job.name)
         elif self._is_called_off(lease):
             self._outbox.settle(lease, self._cancelled(lease))
         else:
-            self._release([lease], note=note)
-
-    def _release(
-        self, leases: list[Lease], delay_s: float = 0, failed: bool = False, note: str = ""
-    ) -> None:
-        if not leases:
-            return
-        try:
-            self._runner.ledger.release(leases, delay_s=delay_s, failed=failed, note=note)
-        except AdrError as error:
-            _log.warning("%d leases end by themselves: %s", len(leases), error)
+            self._leases.release([lease], note=note)
 
     def _is_called_off(self, lease: Lease) -> bool:
         return lease.job.batch in self._orders.destroyed_batches
@@ -493,60 +409,19 @@ class Worker:
         if self._on_settled:
             self._on_settled(record)
 
-    def _keep_leases(self) -> None:
-        """Extend what runs or waits to be settled; give back what does not get its turn."""
-        while not self._over.wait(_TICK_S):
-            with self._changed:
-                stale_before = time.monotonic() - _UNSTARTED_S
-                stale = [lease for since, lease in self._ready if since < stale_before]
-                for _ in stale:
-                    self._ready.popleft()
-                if stale:
-                    self._policy.given_back()
-                running = [turn.lease for turn in self._turns.values()]
-            self._release(stale)
-            held = {lease.attempt: lease for lease in (*self._outbox.leases(), *running)}
-            try:
-                if held:
-                    kept = self._runner.ledger.extend(list(held.values()))
-                    self._drop_all_but({lease.attempt for lease in kept}, running)
-            except RunnerGone:
-                self._leave()
-            except AdrError as error:
-                _log.warning("could not extend leases: %s", error)
-                self._over.wait(_AFTER_TROUBLE_S)
-            except Exception:
-                _log.exception("could not extend leases")
-
-    def _drop_all_but(self, kept: set[str], running: list[Lease]) -> None:
-        for lease in running:
-            if lease.attempt not in kept:
-                with self._changed:
-                    for turn in self._turns.values():
-                        # The slot may be at its next job by now, which is not to be ended.
-                        if turn.lease.attempt == lease.attempt:
-                            self._lost.add(lease.attempt)
-                            turn.slot.stop(term_s=0)
-
     def _hurry(self) -> None:
         """Let the end not last for ever where the services are away."""
         until = math.inf
-        while not self._over.wait(_TICK_S):
+        while not self._ending.over.wait(_TICK_S):
             now = time.monotonic()
-            if self._dropping.is_set():
+            if self._ending.dropping.is_set():
                 until = min(until, now + self._limits.settle_s)
-            if now >= until or self._lifetime.is_over:
+            if now >= until or self._ending.lifetime.is_over:
                 self._outbox.hurry()
                 return
 
     def _info(self) -> WorkerInfo:
         report = self.report
-        with self._changed:
-            running = tuple(
-                SlotInfo(*turn.lease.job.id, turn.lease.attempt, turn.started_at)
-                for turn in self._turns.values()
-                if turn.started_at is not None
-            )
         return WorkerInfo(
             worker=self._worker,
             host=self._host,
@@ -555,15 +430,16 @@ class Worker:
             started_at=self._started_at,
             adr_version=__version__,
             done=report.succeeded + report.failed + report.cancelled,
-            running=running,
-            note=self._note,
+            running=self._turns.infos(),
+            note=self._ending.note,
         )
 
     def _obey(self, orders: Orders) -> None:
         self._orders = orders
         if orders.destroyed:
             self._leave()
-        with self._changed:
-            for turn in self._turns.values():
-                if self._is_called_off(turn.lease):
-                    turn.slot.stop()
+        self._turns.stop(self._is_called_off)
+
+
+def _daemon(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+    return threading.Thread(target=target, args=args, name=name, daemon=True)

@@ -7,6 +7,7 @@ queue and the roster of the other workers; `adr.worker.loop` acts on it.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Collection
 
@@ -35,7 +36,7 @@ _STAY_PART = 0.05
 class Policy:
     """Decide about leasing and leaving.
 
-    Calls must not overlap, but for `is_finished`, which only `leased` must not overlap with.
+    `wanted`, `patience_s`, `leased` and `is_finished` are for one thread, the others for any.
 
     Parameters
     ----------
@@ -79,6 +80,7 @@ class Policy:
         self._worker = worker
         self._alive = alive
         self._clock = clock
+        self._guard = threading.Lock()
         self._began = clock()
         self._job_s: float | None = None
         self._held_up = False
@@ -146,8 +148,9 @@ class Policy:
 
     def ended(self, job_s: float) -> None:
         """Take note of how long a job has run."""
-        self._held_up = False
-        self._job_s = job_s if self._job_s is None else 0.8 * self._job_s + 0.2 * job_s
+        with self._guard:
+            self._held_up = False
+            self._job_s = job_s if self._job_s is None else 0.8 * self._job_s + 0.2 * job_s
 
     def given_back(self) -> None:
         """Take note that jobs were leased ahead in vain: no more of that until one has ended."""

@@ -52,7 +52,10 @@ class Limits:
 
 
 class Stop(enum.Enum):
-    """Say why a job is ended before it is done, which decides what becomes of it."""
+    """Say why a job is ended before it is done, which decides what becomes of it.
+
+    Of several reasons the first of these counts.
+    """
 
     #: It is not to be run here, or not now: it is as if it had not begun.
     DROPPED = "dropped"
@@ -116,7 +119,7 @@ class Slot:
         self._runner_id = runner_id
         self._limits = limits
         self._host = host
-        self._stop: Stop | None = None
+        self._stops: set[Stop] = set()
         self._launcher = Launcher()
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
 
@@ -157,12 +160,12 @@ class Slot:
             `Stop`.
         """
         job = lease.job
-        self._stop = None
+        self._stops.clear()
         workspace = self._workspaces[job.batch]
         staging.mkdir()
         log = staging / "log"
         ending = self._launch(job, lease, workspace.directory, log)
-        why = self._stop
+        why = next((each for each in Stop if each in self._stops), None)
         cut = ending.stopped_by == "order" and why is Stop.LIMIT
         dropped = ending.stopped_by == "order" and not _counts(ending, why)
         full = shutil.disk_usage(self._directory).free < _FULL_BYTES
@@ -206,7 +209,7 @@ class Slot:
         return self._base(lease, JobState.FAILED, reason)
 
     def stop(self, why: Stop = Stop.DROPPED, term_s: float | None = None) -> None:
-        """End the job that runs, from any thread; the first reason counts, but for `DROPPED`.
+        """End the job that runs, from any thread.
 
         Parameters
         ----------
@@ -215,8 +218,7 @@ class Slot:
         term_s : float, optional
             Seconds between TERM and KILL, without those of `Limits`; 0: KILL at once.
         """
-        if self._stop is None or why is Stop.DROPPED:
-            self._stop = why
+        self._stops.add(why)
         self._launcher.stop(term_s)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from adr.errors import AdrError, RunnerGone, Unavailable
 from adr.models import Lease, Outcome
-from adr.worker import loop
+from adr.worker import leases
 from adr.worker.slot import Limits
 from tests.unit.workers import Disk, Site, Through
 
@@ -87,7 +87,7 @@ def test_while_a_long_job_runs_jobs_are_not_leased_ahead_again_and_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., bool]
 ) -> None:
     # given a long job after short ones, of which many are leased at a time
-    monkeypatch.setattr(loop, "_UNSTARTED_S", 0.3)
+    monkeypatch.setattr(leases, "_UNSTARTED_S", 0.3)
     go = site.folder / "go"
     site.queue(f"if [ {{#}} = 6 ]; then until [ -e {go} ]; do sleep 0.02; done; fi", 40)
 

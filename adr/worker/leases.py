@@ -1,0 +1,87 @@
+"""How a worker holds on to its leases, and gives back those that it does not use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from adr.errors import AdrError, RunnerGone
+from adr.ledgers.base import Ledger
+from adr.models import Lease
+from adr.worker.ending import Ending
+from adr.worker.turns import Turns
+
+__all__ = ["LeaseKeeper"]
+
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+#: A lease that has not begun after this long goes back to the queue.
+_UNSTARTED_S = 5.0
+_AFTER_TROUBLE_S = 5.0
+
+
+class LeaseKeeper:
+    """Extend leases and give them back.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Where they come from.
+    turns : Turns
+        Those that wait, and those that slots are at.
+    waiting : callable
+        Returns those whose outcomes wait to be settled.
+    on_stale : callable
+        Called when some did not get their turn in time.
+    on_gone : callable
+        Called if the runner turns out to be destroyed.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        turns: Turns,
+        waiting: Callable[[], Iterable[Lease]],
+        on_stale: Callable[[], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._turns = turns
+        self._waiting = waiting
+        self._on_stale = on_stale
+        self._on_gone = on_gone
+
+    def release(
+        self, leases: Sequence[Lease], delay_s: float = 0, failed: bool = False, note: str = ""
+    ) -> None:
+        """Give leases back, or leave them to end by themselves where that fails."""
+        if not leases:
+            return
+        try:
+            self._ledger.release(leases, delay_s=delay_s, failed=failed, note=note)
+        except AdrError as error:
+            _log.warning("%d leases end by themselves: %s", len(leases), error)
+
+    def keep(self, ending: Ending) -> None:
+        """Extend what runs or waits to be settled, give back what is stale, until all is over."""
+        while not ending.over.wait(_TICK_S):
+            stale = self._turns.stale(_UNSTARTED_S)
+            if stale:
+                self._on_stale()
+            running = self._turns.leases()
+            self.release(stale)
+            held = {lease.attempt: lease for lease in (*self._waiting(), *running)}
+            try:
+                if held:
+                    kept = {each.attempt for each in self._ledger.extend(list(held.values()))}
+                    for lease in running:
+                        if lease.attempt not in kept:
+                            self._turns.lose(lease)
+            except RunnerGone:
+                self._on_gone()
+            except AdrError as error:
+                _log.warning("could not extend leases: %s", error)
+                ending.over.wait(_AFTER_TROUBLE_S)
+            except Exception:
+                _log.exception("could not extend leases")

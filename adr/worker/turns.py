@@ -1,0 +1,148 @@
+"""What the threads of a worker share: leases that wait for a slot, and those that slots are at."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from adr.models import Lease, SlotInfo
+from adr.worker.slot import Slot, Stop
+
+__all__ = ["Turns"]
+
+
+@dataclass
+class _Turn:
+    """What one slot is at: a lease, when its run began (None before), and since when at all."""
+
+    slot: Slot
+    lease: Lease
+    started_at: float | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
+class Turns:
+    """Hand out leases to slots, and know who is at what; thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ready: deque[tuple[float, Lease]] = deque()
+        self._turns: dict[int, _Turn] = {}
+        self._lost: set[str] = set()
+        self._closed = False
+
+    # Before a run
+
+    def add(self, leases: Sequence[Lease]) -> bool:
+        """Put leases in front of the slots; False where they are closed and take no more."""
+        with self._changed:
+            if not self._closed:
+                now = time.monotonic()
+                self._ready.extend((now, lease) for lease in leases)
+                self._changed.notify_all()
+            return not self._closed
+
+    def take(self, slot: Slot) -> Lease | None:
+        """Wait for a lease and let the slot be at it; None once they are closed."""
+        with self._changed:
+            while not self._ready and not self._closed:
+                self._changed.wait()
+            if not self._ready:
+                return None
+            _, lease = self._ready.popleft()
+            self._turns[slot.number] = _Turn(slot, lease)
+            self._changed.notify_all()
+            return lease
+
+    def stale(self, older_s: float) -> list[Lease]:
+        """Take back the leases that have waited for so long."""
+        with self._changed:
+            before = time.monotonic() - older_s
+            stale = [lease for since, lease in self._ready if since < before]
+            for _ in stale:
+                self._ready.popleft()
+            return stale
+
+    def close(self) -> list[Lease]:
+        """Take back all leases that wait, and let slots have no more."""
+        with self._changed:
+            unstarted = [lease for _, lease in self._ready]
+            self._ready.clear()
+            self._closed = True
+            self._changed.notify_all()
+            return unstarted
+
+    # During a run
+
+    def begin(self, slot: Slot) -> None:
+        """Note that the run of a slot's job begins."""
+        with self._changed:
+            self._turns[slot.number].started_at = time.time()
+
+    def end(self, slot: Slot) -> None:
+        """Note that a slot has done with its lease."""
+        with self._changed:
+            turn = self._turns.pop(slot.number)
+            self._lost.discard(turn.lease.attempt)
+            self._changed.notify_all()
+
+    def stop(
+        self, which: Callable[[Lease], bool], why: Stop = Stop.DROPPED, term_s: float | None = None
+    ) -> None:
+        """End chosen jobs that run, see `Slot.stop`; who is about to start does not hear of it."""
+        with self._changed:
+            for turn in self._turns.values():
+                if which(turn.lease):
+                    turn.slot.stop(why, term_s)
+
+    def lose(self, lease: Lease) -> None:
+        """Kill the run of a lease that is lost, if it has not ended yet."""
+        with self._changed:
+            for turn in self._turns.values():
+                # The slot may be at its next job by now, which is not to be ended.
+                if turn.lease.attempt == lease.attempt:
+                    self._lost.add(lease.attempt)
+                    turn.slot.stop(term_s=0)
+
+    def is_lost(self, lease: Lease) -> bool:
+        """Tell whether the lease was lost while its slot was at it."""
+        return lease.attempt in self._lost
+
+    # A look at all of them
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for a change, for so long at most."""
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    def __len__(self) -> int:
+        """Return how many slots are at a lease."""
+        return len(self._turns)
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no job runs or is about to."""
+        with self._changed:
+            return not self._turns and not self._ready
+
+    def leases(self) -> list[Lease]:
+        """Return the leases that slots are at."""
+        with self._changed:
+            return [turn.lease for turn in self._turns.values()]
+
+    def load(self) -> tuple[list[float], int]:
+        """Return since when each busy slot is so, on the monotonic clock, and how many wait."""
+        with self._changed:
+            return [turn.since for turn in self._turns.values()], len(self._ready)
+
+    def infos(self) -> tuple[SlotInfo, ...]:
+        """Describe what runs."""
+        with self._changed:
+            return tuple(
+                SlotInfo(*turn.lease.job.id, turn.lease.attempt, turn.started_at)
+                for turn in self._turns.values()
+                if turn.started_at is not None
+            )
