@@ -4,11 +4,12 @@
     python -m tests.drive SETTINGS adr WORDS...
 
 SETTINGS is a JSON object. For a worker: ``slots``, ``stop_on_empty``, ``limits`` (fields of
-`adr.worker.slot.Limits`), ``times`` (seconds, for `adr.runner.open_runner`) and ``poll_s``. A
-lease counts from the moment it was asked for, so polls have to be shorter than leases. For both,
-``die`` tells at which call the process kills itself the way ``kill -9`` does: ``at`` names a
-method, ``module:Class.method``; ``key`` is a regular expression that has to match in its
-arguments, ``nth`` counts the calls that do, from 1; ``after`` lets the call be made first.
+`adr.worker.slot.Limits`), ``options`` (others of `adr.worker.loop.Worker`), ``times`` (seconds,
+for `adr.runner.open_runner`) and ``poll_s``. A lease counts from the moment it was asked for, so
+polls have to be shorter than leases. For both, ``die`` tells at which call the process kills
+itself the way ``kill -9`` does: ``at`` names a method, ``module:Class.method``; ``key`` is a
+regular expression that has to match in its arguments, ``nth`` counts the calls that do, from 1;
+``after`` lets the call be made first.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def work(runner_id: str, workingdir: str, settings: dict[str, Any]) -> None:
         slots=settings.get("slots", 1),
         stop_on_empty=settings.get("stop_on_empty", False),
         limits=Limits(**settings.get("limits", {})),
+        **settings.get("options", {}),
     )
     with stopping(work.stop):
         work.run()

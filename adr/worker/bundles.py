@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 from adr.bundle import restore_member, unpack_bundle, unpacked_bytes
 from adr.errors import AdrError
 from adr.keys import bundle_key
 from adr.stores.base import ObjectStore
+from adr.worker.jobuser import JobUser
 from adr.worker.workspace import Workspace
 
 __all__ = ["Bundles", "DiskTooSmall"]
@@ -33,12 +35,16 @@ class Bundles:
     store : ObjectStore
         Where the bundles are fetched from.
     directory : Path
-        Where they are kept.
+        Where they are kept; see `Place.bundles`.
+    user : JobUser, optional
+        Whose rights are used in workspaces, and to whom all that is in them belongs.
     """
 
-    def __init__(self, store: ObjectStore, directory: Path) -> None:
+    def __init__(self, store: ObjectStore, directory: Path, user: JobUser | None = None) -> None:
         self._store = store
         self._directory = directory
+        self._readable = user is not None
+        self._rights = user.rights if user else nullcontext
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._workspaces: Counter[str] = Counter()
@@ -76,10 +82,13 @@ class Bundles:
         if need_bytes > free_bytes:
             raise DiskTooSmall(
                 f"unpacking batch {batch} needs {need_bytes / 1e9:.1f} GB and the disk of "
-                f"{self._directory} has {free_bytes / 1e9:.1f} GB free"
+                f"{target.parent} has {free_bytes / 1e9:.1f} GB free"
             )
-        unpack_bundle(bundle, target)
-        workspace = Workspace(target, lambda name: restore_member(bundle, name, target))
+        with self._rights():
+            unpack_bundle(bundle, target)
+        workspace = Workspace(
+            target, lambda name: restore_member(bundle, name, target), self._rights
+        )
         workspace.snapshot()
         return workspace
 
@@ -95,5 +104,7 @@ class Bundles:
                 partial = path.with_suffix(".part")
                 partial.unlink(missing_ok=True)
                 self._store.download(bundle_key(batch), partial)
+                if self._readable:
+                    partial.chmod(0o644)
                 partial.rename(path)
         return path

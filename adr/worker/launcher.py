@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adr.worker import launcher_child
+from adr.worker.jobuser import JobUser
 from adr.worker.launcher_child import pack, processes, unpack
 
 __all__ = ["Ending", "Launcher"]
@@ -33,7 +34,7 @@ __all__ = ["Ending", "Launcher"]
 _COMMAND = (
     *(sys.executable, "-I", "-S", "-c"),
     "import sys; sys.path.append(sys.argv[1]); "
-    "import launcher_child; launcher_child.main(int(sys.argv[2]))",
+    "import launcher_child; launcher_child.main(*map(int, sys.argv[2:]))",
     os.path.dirname(os.path.abspath(launcher_child.__file__)),
 )
 
@@ -63,9 +64,15 @@ class Launcher:
 
     The launcher process is started on first use, and anew where it died. All methods may be
     called from any thread; a second `run` waits for the first.
+
+    Parameters
+    ----------
+    user : JobUser, optional
+        Whom the launcher process and all it runs belong to; without, the user of this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, user: JobUser | None = None) -> None:
+        self._user = user
         #: Held by who reads the channel or ends the process.
         self._turn = threading.Lock()
         #: Guards the fields below, and sending.
@@ -190,14 +197,19 @@ class Launcher:
             if self._closed:
                 return None
             if self._channel is None:
+                user = self._user
+                ids = [str(each) for each in (user.uid, user.gid, *user.groups)] if user else []
+                # It becomes that user's process, whose variables he can see.
+                env = user.environment() if user else None
                 ours, theirs = socket.socketpair()
                 with theirs:
                     try:
                         self._process = subprocess.Popen(
-                            [*_COMMAND, str(theirs.fileno())],
+                            [*_COMMAND, str(theirs.fileno()), *ids],
                             stdin=subprocess.DEVNULL,
                             stdout=subprocess.DEVNULL,
                             pass_fds=[theirs.fileno()],
+                            env=env,
                             start_new_session=True,
                         )
                     except BaseException:

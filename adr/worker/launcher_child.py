@@ -15,6 +15,11 @@ of what `_Launcher.run` takes, a number of seconds (None: the usual one) between
 stops the running job, the answer is a tuple of the fields of `adr.worker.launcher.Ending`.
 marshal, since both ends are the same interpreter and json would double the time to start.
 
+It may have to become another user first, so that jobs have none of the worker's rights. It
+does so itself rather than through a program that is run as that user: a process that changed
+its user is closed to others of that user, so no job can speak to the worker in its place,
+nor need that user be able to read this interpreter.
+
 What cannot be killed: processes of another user (started by sudo). They are left behind.
 """
 
@@ -35,8 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessInfo", "main", "pack", "processes", "unpack"]
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION = 0x20080522
 _LOOK_S = 0.25
 _NEVER = float("inf")
 _KIB = 1024
@@ -340,12 +348,36 @@ class _Launcher:
                 kill_at = now + 1.0
 
 
-def main(channel: int) -> None:
-    """Serve the worker at the other end of a socket, until it closes."""
+def _become(libc: ctypes.CDLL, uid: int, gid: int, groups: tuple[int, ...]) -> None:
+    """Give up this process's user for another one, and all privileges with it, for good."""
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    # Between two users of whom neither is root, the capabilities stay. Without permitted and
+    # inheritable ones, there are no ambient ones either.
+    head, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+    if (
+        libc.capset(head, none)
+        or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        or libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    ):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def main(channel: int, *ids: int) -> None:
+    """Serve the worker at the other end of a socket, until it closes.
+
+    `ids` are the user, group and groups to become before anything else, if any.
+    """
     os.set_inheritable(channel, False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     libc = ctypes.CDLL(None, use_errno=True)
+    if ids:
+        try:
+            _become(libc, ids[0], ids[1], ids[2:])
+        except OSError as error:
+            raise SystemExit(f"adr: cannot become user {ids[0]}: {error.strerror}") from None
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "this system has no child subreapers")
     # Under a name of its own, a job that calls `pkill python` does not end its launcher.

@@ -15,13 +15,15 @@ import shutil
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adr.errors import AdrError
 from adr.models import Job, JobRecord, JobState, Lease, moment_text
 from adr.worker.bundles import Bundles, DiskTooSmall
+from adr.worker.jobuser import JobUser
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.script import job_script
 from adr.worker.tree import discard_tree, open_tree, opened
@@ -100,6 +102,8 @@ class Slot:
         Bounds for jobs.
     host : str
         What records call this machine.
+    user : JobUser, optional
+        Whom jobs and their workspaces belong to; without, the user of the worker.
     """
 
     def __init__(
@@ -111,16 +115,21 @@ class Slot:
         runner_id: str,
         limits: Limits,
         host: str,
+        user: JobUser | None = None,
     ) -> None:
         self.number = number
         self._directory = directory
+        self._user = user
+        self._rights = user.rights if user else nullcontext
+        #: Where the workspaces lie.
+        self._inner = directory / "batches" if user else directory
         self._bundles = bundles
         self._worker = worker
         self._runner_id = runner_id
         self._limits = limits
         self._host = host
         self._stops: set[Stop] = set()
-        self._launcher = Launcher()
+        self._launcher = Launcher(user)
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
 
     def prepare(self, lease: Lease) -> None:
@@ -134,16 +143,26 @@ class Slot:
             return
         while len(self._workspaces) >= _KEPT_WORKSPACES:
             self._forget(next(iter(self._workspaces)))
-        self._directory.mkdir(exist_ok=True)
-        discard_tree(self._directory / batch)
+        self._make_directory()
+        target = self._inner / batch
+        with self._rights():
+            discard_tree(target)
         try:
-            workspace = self._bundles.unpack(batch, self._directory / batch)
+            workspace = self._bundles.unpack(batch, target)
         except DiskTooSmall:
             if not self._workspaces:
                 raise
             self._forget_all()
-            workspace = self._bundles.unpack(batch, self._directory / batch)
+            workspace = self._bundles.unpack(batch, target)
         self._workspaces[batch] = workspace
+
+    def _make_directory(self) -> None:
+        self._directory.mkdir(exist_ok=True)
+        if self._user and not self._inner.exists():
+            # The script is here, which jobs may read, and they may change what lies within.
+            self._directory.chmod(0o711)
+            self._inner.mkdir(mode=0o700)
+            self._user.give(self._inner)
 
     def run(self, lease: Lease, staging: Path) -> Delivery | None:
         """Run a job whose workspace is ready, and put the workspace back as it was.
@@ -174,7 +193,7 @@ class Slot:
         try:
             changes = workspace.changes()
             if not dropped:
-                files = _stage(workspace.directory, staging, changes, job.store)
+                files = self._stage(workspace.directory, staging, changes, job.store)
         except (OSError, AdrError) as error:
             problem = f"its results could not be kept: {error}"
             self._forget(job.batch)
@@ -234,13 +253,14 @@ class Slot:
         """Give up a workspace, which is not as it was or one too many."""
         workspace = self._workspaces.pop(batch)
         self._bundles.leave(batch)
-        discard_tree(workspace.directory)
+        with self._rights():
+            discard_tree(workspace.directory)
 
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
         script = self._directory / "run.sh"
         script.write_bytes(job_script(job).encode("utf-8", "surrogateescape"))
         environment = {
-            **os.environ,
+            **(self._user.environment() if self._user else os.environ),
             **dict(job.env),
             "ADR_RUNNER": self._runner_id,
             "ADR_BATCH": job.batch,
@@ -250,15 +270,51 @@ class Slot:
             "ADR_ATTEMPT": lease.attempt,
             "ADR_SLOT": str(self.number),
         }
-        return self._launcher.run(
-            ["bash", str(script)],
-            cwd=directory,
-            env=environment,
-            log_path=log,
-            timeout_s=job.timeout_s,
-            term_s=self._limits.term_s,
-            log_limit_bytes=self._limits.log_bytes,
-        )
+        with self._log_of_job(log) as log_path:
+            return self._launcher.run(
+                ["bash", str(script)],
+                cwd=directory,
+                env=environment,
+                log_path=log_path,
+                timeout_s=job.timeout_s,
+                term_s=self._limits.term_s,
+                log_limit_bytes=self._limits.log_bytes,
+            )
+
+    @contextmanager
+    def _log_of_job(self, log: Path) -> Iterator[Path]:
+        """Name the file that the launcher writes to; it is moved to `log` if it lies elsewhere."""
+        if self._user is None:
+            yield log
+            return
+        (self._directory / "run.sh").chmod(0o644)
+        # The folder of the delivery is out of the reach of that user.
+        path = self._directory / "log"
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        self._user.give(path)
+        yield path
+        self._user.take(path)
+        path.rename(log)
+
+    def _stage(
+        self, directory: Path, staging: Path, changes: Changes, patterns: Sequence[str]
+    ) -> tuple[tuple[Path, str], ...]:
+        """Take the results out of a workspace; see `_stage`."""
+        if self._user is None:
+            return _stage(directory, staging, changes, patterns)
+        handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Out of the reach of jobs all the same: only a thread of ours has this handle.
+            os.fchmod(handle, 0o777)
+            with self._user.rights():
+                files = _stage(directory, Path(f"/proc/self/fd/{handle}"), changes, patterns)
+        finally:
+            os.close(handle)
+        staged = tuple((staging / path.name, name) for path, name in files)
+        for path, _ in staged:
+            self._user.take(path)
+        return staged
 
     def _record(self, lease: Lease, ending: Ending, reason: str) -> JobRecord:
         state = JobState.FAILED if reason else JobState.SUCCEEDED

@@ -18,7 +18,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -78,25 +78,34 @@ class Workspace:
         An existing directory.
     restore : callable
         Puts the original file of a name back, where nothing is.
+    rights : callable, optional
+        Gives a context in which the directory is worked on; see `adr.worker.jobuser`.
     """
 
-    def __init__(self, directory: Path, restore: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        restore: Callable[[str], None],
+        rights: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.directory = directory
         self._restore = restore
+        self._rights = rights
         self._baseline: dict[str, Entry] = {}
         self._watch: Watch | None = None
 
     def snapshot(self) -> None:
         """Take the present contents as what `restore` goes back to."""
         forced: dict[str, int] = {}
-        baseline = {"": Entry.of(os.lstat(self.directory))}
-        with open_tree(self.directory) as root:
-            for folder, entries in walk(root, forced):
-                prefix = folder and folder + "/"
-                baseline.update((prefix + name, entry) for name, entry in entries)
-            set_modes(root, {**forced, "": baseline[""].permissions})
-        self._baseline = baseline
-        self._watch_anew()
+        with self._rights():
+            baseline = {"": Entry.of(os.lstat(self.directory))}
+            with open_tree(self.directory) as root:
+                for folder, entries in walk(root, forced):
+                    prefix = folder and folder + "/"
+                    baseline.update((prefix + name, entry) for name, entry in entries)
+                set_modes(root, {**forced, "": baseline[""].permissions})
+            self._baseline = baseline
+            self._watch_anew()
         _outlast(entry.ctime_ns for entry in baseline.values())
 
     def changes(self) -> Changes:
@@ -106,7 +115,8 @@ class Workspace:
         directory itself is gone, all originals are removed.
         """
         touched = self._watch.touched() if self._watch else None
-        return self._all_changes() if touched is None else self._changes_among(touched)
+        with self._rights():
+            return self._all_changes() if touched is None else self._changes_among(touched)
 
     def _changes_among(self, touched: set[str]) -> Changes:
         """Compare some names, none of them a new directory; all there is if one is a hard link."""
@@ -161,13 +171,14 @@ class Workspace:
             If that is not possible (a full disk, an immutable file, an original that cannot
             be had again). The directory is then of no use; unpack it anew.
         """
-        try:
-            if changes != Changes():
-                self._undo(changes)
-        finally:
-            # What was undone touched names as well.
-            if self._watch is None or self._watch.touched() is None:
-                self._watch_anew()
+        with self._rights():
+            try:
+                if changes != Changes():
+                    self._undo(changes)
+            finally:
+                # What was undone touched names as well.
+                if self._watch is None or self._watch.touched() is None:
+                    self._watch_anew()
 
     def _watch_anew(self) -> None:
         folders = [name for name, entry in self._baseline.items() if entry.is_dir]
