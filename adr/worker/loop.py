@@ -1,8 +1,8 @@
 """The worker: leases jobs, hands them to its slots, holds on to its leases, and ends well.
 
-Threads, each with one duty: ``receive`` leases, one thread per slot runs, the outbox stores
-and settles, ``keep`` extends leases and gives back those that do not get their turn
-(`adr.worker.leases`), ``heart`` writes the heartbeat and reads the orders
+Threads, each with one duty: ``receive`` leases, one thread per slot runs (`adr.worker.crew`),
+the outbox stores and settles, ``keep`` extends leases and gives back those that do not get
+their turn (`adr.worker.leases`), ``heart`` writes the heartbeat and reads the orders
 (`adr.worker.heartbeat`), ``notice`` looks whether EC2 takes the machine away
 (`adr.worker.notice`), ``hurry`` bounds how long the end takes. The thread that calls `Worker.run`
 waits for the end, and ends jobs for which there is no time. What they share is small: the leases
@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import random
 import socket
 import threading
 import time
@@ -23,23 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
-from adr.models import JobRecord, JobState, Lease, WorkerInfo
+from adr.errors import AdrError, RunnerGone
+from adr.models import JobRecord, WorkerInfo
 from adr.orders import Orders, read_orders
 from adr.runner import Runner
 from adr.survey import Survey
 from adr.version import __version__
-from adr.worker.bundles import Bundles, DiskTooSmall
+from adr.worker.bundles import Bundles
+from adr.worker.crew import Crew
 from adr.worker.ending import Ending
 from adr.worker.heartbeat import Heartbeat
+from adr.worker.jobuser import JobUser
 from adr.worker.leases import LeaseKeeper
 from adr.worker.lifetime import Lifetime
 from adr.worker.notice import watch
 from adr.worker.outbox import Outbox
 from adr.worker.place import Place, cores
 from adr.worker.policy import Policy
-from adr.worker.slot import Delivery, Limits, Slot
-from adr.worker.tree import discard_tree
+from adr.worker.slot import Limits, Slot
 from adr.worker.turns import Turns
 
 __all__ = ["Worker", "WorkerReport"]
@@ -49,8 +49,6 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _LISTEN_S = 0.1
 _LONGEST_PAUSE_S = 30.0
-_AFTER_TROUBLE_S = 5.0
-_LONGEST_BACKOFF_S = 600.0
 
 
 @dataclass
@@ -97,6 +95,10 @@ class Worker:
     watch_notice : bool, optional
         Look whether EC2 is about to take this machine away: jobs are given back then, apart from
         those that succeed in the time that is left.
+    job_user : str, optional
+        Name of another user, whom jobs run as; see `JobUser`.
+    aws_for_jobs : bool, optional
+        With `job_user`: leave ``AWS_*`` variables to the jobs.
     """
 
     def __init__(
@@ -115,15 +117,18 @@ class Worker:
         max_s: float | None = None,
         alive: Path | None = None,
         watch_notice: bool = False,
+        job_user: str | None = None,
+        aws_for_jobs: bool = False,
     ) -> None:
         self._runner = runner
         self._worker = worker
         self._workingdir = workingdir
-        self._slots = slots or cores()
         self._limits = limits or Limits()
         self._on_settled = on_settled
         self._host = host or socket.gethostname()
         self._watch_notice = watch_notice
+        self._job_user = job_user
+        self._aws_for_jobs = aws_for_jobs
         self._turns = Turns()
         self._ending = Ending(self._host, Lifetime(max_s, self._limits.term_s))
         self._outbox = Outbox(runner, self._settled, lambda: self._turns.is_idle, self._leave)
@@ -139,12 +144,19 @@ class Worker:
         self._leases = LeaseKeeper(
             runner.ledger, self._turns, self._outbox.leases, self._policy.given_back, self._leave
         )
+        self._crew = Crew(
+            slots or cores(),
+            runner.ledger,
+            self._turns,
+            self._leases,
+            self._outbox,
+            self._policy,
+            self._ending,
+            self._leave,
+        )
         self._heartbeat = Heartbeat(runner, self._info, self._obey, self._leave, alive)
         self._started_at = time.time()
         self.report = WorkerReport()
-        #: Guards the number of slots.
-        self._guard = threading.Lock()
-        self._orders = Orders()
 
     @property
     def running(self) -> int:
@@ -157,16 +169,19 @@ class Worker:
         Raises
         ------
         UsageError
-            If the working directory cannot be used.
+            If the working directory or the user for jobs cannot be used.
         RunnerGone, ServiceError
             If the runner cannot be reached at the start.
         """
-        self._orders = read_orders(self._runner.store)
-        if self._orders.destroyed:
+        user = None
+        if self._job_user is not None:
+            user = JobUser.find(self._job_user, aws=self._aws_for_jobs)
+        orders = self._crew.orders = read_orders(self._runner.store)
+        if orders.destroyed:
             raise RunnerGone(f"the runner {self._runner.id} has been destroyed")
         self._runner.ledger.send([])
-        self._place = Place(self._workingdir, self._worker)
-        bundles = Bundles(self._runner.store, self._place.path / "bundles")
+        self._place = Place(self._workingdir, self._worker, user)
+        bundles = Bundles(self._runner.store, self._place.bundles, user)
         slots = [
             Slot(
                 number,
@@ -176,16 +191,13 @@ class Worker:
                 self._runner.id,
                 self._limits,
                 self._host,
+                user,
             )
-            for number in range(1, self._slots + 1)
+            for number in range(1, self._crew.size + 1)
         ]
         # Before anything is leased: others must not take this worker for a dead one.
         self._heartbeat.begin()
         self._outbox.start()
-        threads = [
-            threading.Thread(target=self._run_slot, args=(slot,), name=f"slot-{slot.number}")
-            for slot in slots
-        ]
         ending = self._ending
         keepers = [
             _daemon("keep", self._leases.keep, ending),
@@ -195,14 +207,15 @@ class Worker:
         others = [receiver := _daemon("receive", self._receive_all)]
         if self._watch_notice:
             others.append(_daemon("notice", watch, ending.over, ending.interrupt))
-        for thread in (*keepers, *threads, *others):
+        for thread in (*keepers, *others):
             thread.start()
+        self._crew.start(slots, self._place.path / "outbox")
         # A signal may come to another thread, which does not wake this one from a wait without
         # end, and its handler sets the event, whose lock this thread must not hold then.
         while not ending.begun.is_set():
             receiver.join(_LISTEN_S)
             ending.look(self._policy.usual_s)
-        self._drain(slots, threads)
+        self._drain()
         self._outbox.close()
         ending.over.set()
         for thread in keepers:
@@ -226,18 +239,17 @@ class Worker:
         self._outbox.abandon()
         self.stop()
 
-    def _drain(self, slots: list[Slot], threads: list[threading.Thread]) -> None:
+    def _drain(self) -> None:
         """Give back what has not begun, and wait until the slots are empty."""
         unstarted = self._turns.close()
         self._stop_jobs()
         self._leases.release(unstarted)
-        while any(thread.is_alive() for thread in threads):
+        while self._crew.is_at_work:
             # Again and again, since a job that is about to start does not hear of it.
             self._stop_jobs()
             if self._turns:
                 self._turns.wait(_TICK_S)
-        for slot in slots:
-            slot.close()
+        self._crew.close()
 
     def _stop_jobs(self) -> None:
         """End what runs, if it has to."""
@@ -250,7 +262,7 @@ class Worker:
         ending = self._ending.begun
         while not ending.is_set():
             idle = self._turns.is_idle
-            wanted = self._policy.wanted(self._slots, *self._turns.load())
+            wanted = self._policy.wanted(self._crew.size, *self._turns.load())
             if wanted <= 0:
                 if idle and self._policy.is_used_up:
                     ending.set()
@@ -279,129 +291,8 @@ class Worker:
                 ending.wait(_LONGEST_PAUSE_S)
                 continue
             self._policy.leased(len(leases))
-            self._take(leases)
-
-    def _take(self, leases: list[Lease]) -> None:
-        """Put leases in front of the slots, or away if they are not wanted any more."""
-        called_off = [lease for lease in leases if self._is_called_off(lease)]
-        for lease in called_off:
-            self._outbox.settle(lease, self._cancelled(lease))
-        wanted = [lease for lease in leases if lease not in called_off]
-        if self._ending.begun.is_set() or not self._turns.add(wanted):
-            self._leases.release(wanted)
-
-    def _run_slot(self, slot: Slot) -> None:
-        while lease := self._turns.take(slot):
-            staging = self._place.path / "outbox" / lease.attempt
-            retire = False
-            try:
-                retire = self._work(slot, lease, staging)
-            except RunnerGone:
-                self._leave()
-                return
-            except ServiceError as error:
-                _log.warning("%s; giving %s back", error, lease.job.name)
-                self._leases.release([lease], delay_s=_AFTER_TROUBLE_S)
-                self._ending.begun.wait(_AFTER_TROUBLE_S)
-            except Exception as error:
-                _log.exception("slot %d could not run %s", slot.number, lease.job.name)
-                discard_tree(staging)
-                self._outbox.settle(lease, slot.refusal(lease, f"adr failed: {error!r}"))
-            finally:
-                self._turns.end(slot)
-            if retire:
-                return
-
-    def _work(self, slot: Slot, lease: Lease, staging: Path) -> bool:
-        """Run one job and hand on what it left; return whether the slot has to retire."""
-        slots = self._slots
-        try:
-            slot.prepare(lease)
-        except DiskTooSmall as error:
-            return self._make_room(slot, lease, error, slots)
-        except ServiceError:
-            raise
-        except (AdrError, OSError) as error:
-            reason = f"its inputs cannot be had: {error}"
-            if isinstance(error, NotFound) and self._is_called_off(lease):
-                self._outbox.settle(lease, self._cancelled(lease))
-            else:
-                self._outbox.settle(lease, slot.refusal(lease, reason))
-            return False
-        if self._ending.reason is not None or self._is_called_off(lease):
-            self._give_up(lease)
-            return False
-        if not self._runner.ledger.start([lease]):
-            return False
-        self._turns.begin(slot)
-        began = time.monotonic()
-        try:
-            delivery = slot.run(lease, staging)
-        except (OSError, ValueError) as error:
-            discard_tree(staging)
-            reason = f"it could not be run: {error}"
-            self._outbox.settle(lease, slot.refusal(lease, reason))
-            return False
-        self._policy.ended(time.monotonic() - began)
-        if delivery is None:
-            self._give_up(lease, self._ending.job_note)
-        elif self._is_to_repeat(delivery):
-            discard_tree(staging)
-            backoff_s = min(_LONGEST_BACKOFF_S, 2.0 ** min(lease.failures, 10))
-            delay_s = backoff_s * random.uniform(0.75, 1.25)
-            self._leases.release([lease], delay_s, failed=True)
-        else:
-            self._outbox.put(delivery)
-        return False
-
-    def _make_room(self, slot: Slot, lease: Lease, error: DiskTooSmall, slots: int) -> bool:
-        """Do with a slot less, or without a job; return whether this slot retires.
-
-        Of `slots`, as there were before, another may have retired meanwhile: try again then.
-        """
-        with self._guard:
-            retire = self._slots == slots > 1
-            if retire:
-                self._slots -= 1
-        if retire:
-            _log.warning("%s: going on with %d slots", error, slots - 1)
-            slot.close()
-        if slots > 1:
-            self._leases.release([lease])
-        else:
-            self._outbox.settle(lease, slot.refusal(lease, str(error)))
-        return retire
-
-    @staticmethod
-    def _is_to_repeat(delivery: Delivery) -> bool:
-        lease = delivery.lease
-        failed = delivery.record.state is JobState.FAILED and not delivery.final
-        return failed and lease.failures + 1 < lease.job.attempts
-
-    def _give_up(self, lease: Lease, note: str = "") -> None:
-        """Deal with the lease of a job that was ended before it was done."""
-        if self._turns.is_lost(lease):
-            _log.warning("the lease of %s was lost; its run is dropped", lease.job.name)
-        elif self._is_called_off(lease):
-            self._outbox.settle(lease, self._cancelled(lease))
-        else:
-            self._leases.release([lease], note=note)
-
-    def _is_called_off(self, lease: Lease) -> bool:
-        return lease.job.batch in self._orders.destroyed_batches
-
-    def _cancelled(self, lease: Lease) -> JobRecord:
-        return JobRecord.of(
-            lease.job,
-            lease.attempt,
-            JobState.CANCELLED,
-            "its batch was destroyed",
-            leased_at=lease.leased_at,
-            ended_at=time.time(),
-            host=self._host,
-            worker=self._worker,
-            notes=lease.notes,
-        )
+            if ending.is_set() or not self._turns.add(leases):
+                self._leases.release(leases)
 
     def _settled(self, record: JobRecord) -> None:
         name = record.state.value
@@ -426,7 +317,7 @@ class Worker:
             worker=self._worker,
             host=self._host,
             pid=os.getpid(),
-            slots=self._slots,
+            slots=self._crew.size,
             started_at=self._started_at,
             adr_version=__version__,
             done=report.succeeded + report.failed + report.cancelled,
@@ -435,10 +326,10 @@ class Worker:
         )
 
     def _obey(self, orders: Orders) -> None:
-        self._orders = orders
+        self._crew.orders = orders
         if orders.destroyed:
             self._leave()
-        self._turns.stop(self._is_called_off)
+        self._turns.stop(self._crew.is_called_off)
 
 
 def _daemon(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
