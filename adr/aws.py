@@ -42,6 +42,7 @@ __all__ = [
     "Connection",
     "client",
     "error_code",
+    "is_denied",
     "is_uncertain",
     "session",
     "translated",
@@ -54,6 +55,10 @@ DEFAULT_REGION = "eu-central-1"
 
 _ATTEMPTS = 5
 _LOG_IN = "run adr config, or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_RENEW = "log in again, or where adr prepare has set up this machine, run adr prepare --renew"
+#: What botocore says, in an error of no kind of its own, where it is given keys that have ended.
+_STILL_ENDED = "refreshed credentials are still expired"
+_ENDED = f"the credentials of this machine have ended: {_RENEW}"
 
 
 def session(region_name: str | None = None) -> boto3.Session:
@@ -242,6 +247,10 @@ class Connection:
                     self._clients[key] = made
         return self._clients[key]
 
+    def instance(self, instance_id: str) -> Any:
+        """Return an instance of EC2 as a resource of boto3; makes no call."""
+        return self._own_session().resource("ec2", region_name=self.region).Instance(instance_id)
+
     @property
     def region(self) -> str:
         """Return the region at hand; makes no call."""
@@ -377,6 +386,11 @@ def is_uncertain(error: AdrError) -> bool:
     return isinstance(cause, (core.ConnectionError, core.HTTPClientError))
 
 
+def is_denied(error: AdrError) -> bool:
+    """Tell whether a call failed, with a translated `error`, for want of a permission."""
+    return error_code(error.__cause__) in _DENIED
+
+
 @contextmanager
 def translated(operation: str, subject: str) -> Iterator[None]:
     """Turn the errors of boto3 within into one sentence of adr's own.
@@ -409,6 +423,10 @@ def translated(operation: str, subject: str) -> Iterator[None]:
     except core.BotoCoreError as error:
         kind, why = _trouble(error)
         raise kind(f"cannot {operation} {subject}: {why}") from error
+    except RuntimeError as error:
+        if _STILL_ENDED not in str(error):
+            raise
+        raise Unavailable(f"cannot {operation} {subject}: {_ENDED}") from error
 
 
 _MISSING = {"NoSuchKey", "NotFound", "404"}
@@ -455,7 +473,7 @@ def _answer(error: core.ClientError) -> tuple[type[AdrError], str]:
             f"ask for that permission, or use others (adr config or AWS_PROFILE)"
         )
     if code in _EXPIRED:
-        return Unavailable, f"the credentials have expired: log in again, or {_LOG_IN}"
+        return Unavailable, _ENDED
     if code in _WRONG_KEYS:
         return ServiceError, f"AWS does not accept the credentials ({code}): {_LOG_IN}"
     if code == "RequestTimeTooSkewed":
@@ -484,12 +502,12 @@ def _trouble(error: Exception) -> tuple[type[AdrError], str]:
         error,
         (
             core.CredentialRetrievalError,
-            core.SSOTokenLoadError,
+            core.SSOError,
             core.TokenRetrievalError,
-            core.UnauthorizedSSOTokenError,
         ),
     ):
-        return ServiceError, f"the credentials could not be had ({said}): log in again"
+        # A worker that runs goes on when they can be had again.
+        return Unavailable, f"the credentials could not be had ({said}): {_RENEW}"
     if isinstance(error, (core.ConnectionError, core.HTTPClientError, core.IncompleteReadError)):
         return Unavailable, f"{said}: check the network, the region and AWS_ENDPOINT_URL"
     return ServiceError, said

@@ -30,10 +30,13 @@ import os
 
 __all__ = [
     "BATCHES",
+    "CARDS",
     "CONTROL",
     "INSTALL",
+    "JOURNAL",
     "LAUNCHES",
     "LIVE",
+    "LOGS",
     "MANIFEST",
     "SEAL",
     "SETUP",
@@ -67,6 +70,9 @@ SETUP = WORKERS + "setup/"
 SSH_HOSTS = WORKERS + "ssh/"
 INSTALL = "_install/"
 LAUNCHES = "_launches/"
+JOURNAL = "_journal/"
+CARDS = "_cards/"
+LOGS = "_logs/"
 
 _LONGEST_SEGMENT_BYTES = 200
 _LONGEST_NAME_BYTES = 800
@@ -100,7 +106,7 @@ def unaccounted_key(batch: str) -> str:
 
 def journal_prefix(batch: str) -> str:
     """Return what the keys of a batch's journal begin with."""
-    return f"_journal/{batch}/"
+    return f"{JOURNAL}{batch}/"
 
 
 def journal_key(batch: str, worker: str, number: int) -> str:
@@ -110,12 +116,12 @@ def journal_key(batch: str, worker: str, number: int) -> str:
 
 def card_key(batch: str, index: int) -> str:
     """Return the key of the card of an unusual job."""
-    return f"_cards/{batch}/{index:06d}"
+    return f"{CARDS}{batch}/{index:06d}"
 
 
 def log_key(batch: str, index: int, attempt: str) -> str:
     """Return the key of an output that is too large for the record."""
-    return f"_logs/{batch}/{index:06d}/{attempt}.log"
+    return f"{LOGS}{batch}/{index:06d}/{attempt}.log"
 
 
 def heartbeat_key(worker: str) -> str:

@@ -34,7 +34,7 @@ LAYERS = (
     ("runner",),
     ("fabfile", "fleets.*"),
     ("batch", "bundle", "manifest", "members", "templates", "transfer"),
-    ("access",),
+    ("access", "role"),
     ("ledgers.*", "stores.*", "aws", "remote", "hostkeys", "roster", "orders", "wheel"),
     ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets"),
     ("fleets.specs",),
