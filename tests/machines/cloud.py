@@ -116,26 +116,31 @@ class Cloud:
     def _watch(self) -> None:
         while not self._end.wait(_LOOK_EVERY_S):
             try:
-                for instance in self._instances():
-                    self._follow(instance)
+                for instance, profile in self._instances():
+                    self._follow(instance, profile)
                 self._lose_the_interrupted()
             except Exception:
                 self._trouble.append(traceback.format_exc())
                 return
 
-    def _instances(self) -> Iterator[dict[str, Any]]:
+    def _instances(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Yield all instances, each with the name of its profile."""
         for page in self.ec2.get_paginator("describe_instances").paginate():
             for reservation in page["Reservations"]:
-                yield from reservation["Instances"]
+                found = reservation["Instances"]
+                # Of several that were launched at once moto tells it of the first alone.
+                arns = {each.get("IamInstanceProfile", {}).get("Arn", "") for each in found}
+                profile = max(arns).rpartition("/")[2]
+                yield from ((each, profile) for each in found)
 
-    def _follow(self, instance: dict[str, Any]) -> None:
+    def _follow(self, instance: dict[str, Any], profile: str) -> None:
         """Do with the machine what has happened to its instance, or the other way round."""
         name = instance["InstanceId"]
         wanted = instance["State"]["Name"] in _UP
         machine = self.machines.get(name)
         if machine is None:
             if wanted:
-                machine = self._install(instance)
+                machine = self._install(instance, profile)
                 machine.boot()
                 self.machines[name] = machine
         elif machine.is_on:
@@ -152,12 +157,11 @@ class Cloud:
             self._pressed.pop(name, None)
             self._network.set_public_ip(machine.host, None)
 
-    def _install(self, instance: dict[str, Any]) -> Machine:
+    def _install(self, instance: dict[str, Any], profile: str) -> Machine:
         name = instance["InstanceId"]
         found = self.ec2.describe_instance_attribute(InstanceId=name, Attribute="userData")
         user_data = base64.b64decode(found["UserData"].get("Value", ""))
         host = self._network.host(name, public_ip=instance.get("PublicIpAddress"))
-        profile = instance.get("IamInstanceProfile", {}).get("Arn", "").rpartition("/")[2]
         self._metadata.instances[host.address] = InstanceData(
             instance_id=name,
             region=self._region,

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REGION
+from tests.machines.client import Client, require_installed
 from tests.machines.cloud import Cloud
+from tests.machines.gate import Gate
 from tests.machines.index import PackageIndex
 from tests.machines.machine import require_machines
 from tests.machines.metadata import MetadataService
@@ -60,6 +62,12 @@ def index(network: Network) -> Iterator[PackageIndex]:
 
 
 @pytest.fixture(scope="session")
+def gate(network: Network) -> Iterator[Gate]:
+    with Gate(network.gateway) as gate:
+        yield gate
+
+
+@pytest.fixture(scope="session")
 def all_machines(
     tree: Path,
     network: Network,
@@ -75,25 +83,36 @@ def all_machines(
         yield cloud
 
 
-@pytest.fixture
-def cloud(
-    all_machines: Cloud,
-    endpoints: Mapping[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    isolated_home: Path,
-) -> Iterator[Cloud]:
-    """Return the cloud, and let boto3, here and in child processes, find it."""
-    variables = {
+@pytest.fixture(scope="session")
+def account(endpoints: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables that make a process a user of this AWS."""
+    return {
         **endpoints,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": REGION,
-        "AWS_CONFIG_FILE": str(isolated_home / "no-aws-config"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(isolated_home / "no-aws-credentials"),
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": "*",
         "no_proxy": "*",
     }
-    for name, value in variables.items():
+
+
+@pytest.fixture
+def client(account: Mapping[str, str], tmp_path: Path) -> Client:
+    require_installed()
+    return Client(tmp_path / "client", account)
+
+
+@pytest.fixture
+def cloud(
+    all_machines: Cloud,
+    account: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Cloud]:
+    """Return the cloud, and let boto3, here and in child processes, find it."""
+    for name, value in account.items():
         monkeypatch.setenv(name, value)
     before = set(all_machines.machines)
     yield all_machines

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
-import re
 import subprocess
 import sys
 import threading
-from importlib import metadata
 from pathlib import Path
 
+from adr.wheel import _constraints
 from tests.machines.rootfs import made_once
 from tests.servers import require
 
@@ -50,7 +49,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 def wheels() -> Path:
     """Return a folder with adr's dependencies in the versions installed here; fetched once."""
-    pinned = sorted(f"{name}=={version}" for name, version in dependencies(ADR).items())
+    pinned = _constraints(ADR).split()
     digest = hashlib.sha256("\n".join(pinned).encode()).hexdigest()[:12]
 
     def fetch(folder: Path) -> None:
@@ -63,22 +62,3 @@ def wheels() -> Path:
         require(done.returncode == 0, f"wheels of adr's dependencies: {done.stderr[-2000:]}")
 
     return made_once(f"wheels-{digest}", fetch)
-
-
-def dependencies(package: str) -> dict[str, str]:
-    """Return the installed versions of all that a package needs to run."""
-    found: dict[str, str] = {}
-    wanted = [package]
-    while wanted:
-        for line in metadata.requires(wanted.pop()) or ():
-            requirement, _, marker = line.partition(";")
-            name = re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
-            if "extra" in marker or name in found:
-                continue
-            # What a marker excludes here is not installed either.
-            try:
-                found[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
-            wanted.append(name)
-    return found

@@ -21,7 +21,8 @@ _BOOT = """
 set -e
 mount -t overlay adr-test -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
 exec systemd-nspawn --quiet --register=no --keep-unit --resolv-conf=off --timezone=off \
-    --machine="$3" --directory="$2/root" --network-namespace-path="$4" --capability=CAP_NET_ADMIN --boot
+    --machine="$3" --directory="$2/root" --network-namespace-path="$4" \
+    --capability=CAP_NET_ADMIN --boot
 """
 _META_DATA = "instance-id: {0}\nlocal-hostname: {0}\n"
 _LIBC = ctypes.CDLL(None)

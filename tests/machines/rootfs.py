@@ -40,9 +40,10 @@ SETTINGS = {
 }
 #: What would only cost time at each boot, or take the network for its own.
 MASKED = (
-    "apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer "
-    "systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service"
-).split()
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer"),
+    *("systemd-networkd.service", "systemd-networkd.socket"),
+    "systemd-networkd-wait-online.service",
+)
 
 
 def root_tree() -> Path:
