@@ -48,9 +48,7 @@ class Notice:
         return max(_LEAST_S, self.at - time.time() - _RESERVE_S)
 
 
-def watch(
-    over: threading.Event, on_notice: Callable[[Notice], None], every_s: float = _EVERY_S
-) -> None:
+def watch(over: threading.Event, on_notice: Callable[[Notice], None]) -> None:
     """Look for a notice until `over`, or until there is one; blocks.
 
     The service is sought at ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` if that is set.
@@ -61,8 +59,6 @@ def watch(
         Ends the watch.
     on_notice : callable
         Called once, with the notice.
-    every_s : float, optional
-        Seconds between two looks.
     """
     service = _Metadata(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or _ENDPOINT)
     is_away = False
@@ -78,7 +74,7 @@ def watch(
             if notice is not None:
                 on_notice(notice)
                 return
-        over.wait(every_s)
+        over.wait(_EVERY_S)
 
 
 class _Metadata:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adr.models import Depth
+from adr.models import Depth, SlotInfo, WorkerInfo
 from adr.worker.policy import Policy
 
 NOTHING = Depth(0, 0, 0, exact=False)
@@ -18,8 +18,10 @@ class Queue:
 
     def __init__(self) -> None:
         self.seen = NOTHING
+        self.asked = 0
 
     def depth(self) -> Depth:
+        self.asked += 1
         return self.seen
 
 
@@ -27,11 +29,14 @@ class Batches:
     """Stand in for a survey."""
 
     def __init__(self) -> None:
+        self.some = True
         self.decided = False
         self.being_queued = False
+        self.asked = 0
 
     def manifests(self) -> dict[str, list[None]]:
-        return {"batch": [None]}
+        self.asked += 1
+        return {"batch": [None]} if self.some else {}
 
     def is_decided(self) -> bool:
         return self.decided
@@ -43,17 +48,32 @@ class Batches:
 class Scene:
     """A policy with a queue, batches and a clock that stands still."""
 
-    def __init__(self, stop_on_empty: bool = True, most_jobs: int | None = None) -> None:
+    def __init__(
+        self,
+        stop_on_empty: bool = True,
+        most_jobs: int | None = None,
+        idle_s: float | None = None,
+        worker: str = "worker",
+    ) -> None:
         self.now = 1000.0
         self.queue = Queue()
         self.batches = Batches()
+        self.others: list[WorkerInfo] = []
+        self.roster_reads = 0
         self.policy = Policy(
             self.queue,
             self.batches,
             stop_on_empty=stop_on_empty,
             most_jobs=most_jobs,
+            idle_s=idle_s,
+            worker=worker,
+            alive=self._alive,
             clock=lambda: self.now,
         )
+
+    def _alive(self) -> list[WorkerInfo]:
+        self.roster_reads += 1
+        return self.others
 
     def learn(self, job_s: float) -> None:
         for _ in range(20):
@@ -181,3 +201,119 @@ class TestLeaving:
         scene.batches.being_queued = True
 
         assert not any(scene.looks(*[NOTHING] * 9))
+
+
+WAITING = Depth(1, 0, 0, exact=False)
+DELAYED = Depth(0, 0, 1, exact=False)
+
+
+def worker(name: str, busy: bool = False) -> WorkerInfo:
+    running = (SlotInfo("batch", 1, 0, "attempt", 1.0),) if busy else ()
+    return WorkerInfo(name, "host", 1, 1, 1.0, "1", running=running)
+
+
+class TestIdleness:
+    def test_a_worker_leaves_at_once_when_all_jobs_are_decided(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=600)
+        scene.batches.decided = True
+
+        assert scene.looks(SOMETHING, NOTHING) == [False, True]
+
+    def test_without_a_batch_it_leaves_only_after_its_time(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100)
+        scene.batches.some = False
+
+        assert scene.looks(*[NOTHING] * 6) == [False] * 5 + [True]
+
+    def test_an_exact_count_does_not_make_it_leave_a_runner_without_a_batch(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100)
+        scene.batches.some = False
+
+        assert scene.looks(*[Depth(0, 0, 0, exact=True)] * 6) == [False] * 5 + [True]
+
+    @pytest.mark.parametrize("depth", [WAITING, DELAYED])
+    def test_while_something_waits_it_stays(self, depth: Depth) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100)
+
+        assert not any(scene.looks(*[depth] * 50))
+        assert scene.looks(*[NOTHING] * 6) == [False] * 5 + [True], "and from then on it counts"
+
+    def test_its_time_begins_anew_with_each_job(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100)
+        scene.looks(*[NOTHING] * 5)
+
+        scene.policy.leased(1)
+        assert not scene.policy.is_finished(False)
+
+        assert scene.looks(*[NOTHING] * 6) == [False] * 5 + [True]
+
+    def test_while_others_run_jobs_two_idle_workers_stay(self) -> None:
+        found = {}
+        for me in "abcd":
+            scene = Scene(stop_on_empty=False, idle_s=100, worker=me)
+            scene.others = [worker(name) for name in "abcd"] + [worker("0", busy=True)]
+            found[me] = any(scene.looks(*[SOMETHING] * 20))
+
+        assert found == {"a": False, "b": False, "c": True, "d": True}
+
+    def test_of_many_workers_one_and_five_percent_stay(self) -> None:
+        names = [f"{number:03}" for number in range(61)]
+        staying = []
+        for me in names:
+            scene = Scene(stop_on_empty=False, idle_s=100, worker=me)
+            # Its own heartbeat may still tell of the job that it has just ended.
+            scene.others = [worker(name, busy=name == me) for name in names]
+            if not any(scene.looks(*[SOMETHING] * 20)):
+                staying.append(me)
+
+        assert staying == names[:5]
+
+    def test_one_who_stays_leaves_once_those_before_it_are_too_many(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100, worker="c")
+        scene.others = [worker("a"), worker("b", busy=True), worker("c")]
+        assert not any(scene.looks(*[SOMETHING] * 20))
+
+        scene.others[1] = worker("b")
+
+        assert any(scene.looks(*[SOMETHING] * 4))
+
+    def test_when_nothing_is_in_flight_any_more_those_who_stayed_leave(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100, worker="a")
+        assert not any(scene.looks(*[SOMETHING] * 20))
+
+        assert scene.looks(*[NOTHING] * 4) == [False, False, False, True]
+
+    def test_idling_costs_one_call_a_poll(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=600)
+        scene.batches.some = False
+
+        assert not any(scene.looks(*[NOTHING] * 30))
+
+        assert scene.queue.asked == 30
+        assert scene.batches.asked == 10
+        assert scene.roster_reads == 0
+
+    def test_who_stays_reads_the_roster_once_a_minute(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100)
+
+        assert not any(scene.looks(*[SOMETHING] * 35))
+
+        assert scene.roster_reads == 10
+        assert scene.batches.asked == 0
+
+    def test_the_longer_it_idles_the_longer_it_waits(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=600)
+        patience = []
+        for _ in range(8):
+            patience.append(scene.policy.patience_s(True))
+            scene.now += patience[-1]
+            scene.policy.is_finished(True)
+
+        assert patience == [1, 1, 1, 2, 4, 8, 16, 20]
+
+    def test_it_waits_no_longer_than_it_is_to_idle(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=3)
+        scene.looks(NOTHING)
+        scene.now += 100
+
+        assert scene.policy.patience_s(True) == 3
