@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -13,7 +15,16 @@ import pytest
 from botocore import exceptions as core
 
 from adr import config
-from adr.aws import DEFAULT_REGION, Connection, error_code, session, translated
+from adr.access import Lent, config_text, process_json
+from adr.aws import (
+    DEFAULT_REGION,
+    Connection,
+    error_code,
+    is_denied,
+    is_uncertain,
+    session,
+    translated,
+)
 from adr.errors import (
     AdrError,
     Conflict,
@@ -41,6 +52,14 @@ def make_runner(name: str, region: str) -> None:
     place = {"LocationConstraint": region}
     boto3.client("s3", region).create_bucket(Bucket=name, CreateBucketConfiguration=place)
     boto3.client("sqs", region).create_queue(QueueName=name)
+
+
+def make_runner_with_keys(name: str) -> None:
+    """Make a runner with keys of its own, whatever the environment says."""
+    mine = boto3.Session("MINE", "secret", region_name="eu-central-1")
+    place = {"LocationConstraint": "eu-central-1"}
+    mine.client("s3").create_bucket(Bucket=name, CreateBucketConfiguration=place)
+    mine.client("sqs").create_queue(QueueName=name)
 
 
 def keys_of(made: boto3.Session) -> tuple[str, str] | None:
@@ -338,6 +357,77 @@ class TestWrongInput:
             _ = Connection(name).queue_url
 
 
+class TestCredentialsThatEnd:
+    """A client that runs, with keys that a command prints, as on hosts that adr has set up."""
+
+    @pytest.fixture
+    def keys(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        keys = tmp_path / "keys.json"
+        config = tmp_path / "aws.conf"
+        config.write_text(config_text(f"cat {keys}", "eu-central-1"))
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+        return keys
+
+    @staticmethod
+    def write(path: Path, name: str, end_in_s: float) -> None:
+        path.write_text(process_json(Lent(name, "secret", "token", time.time() + end_in_s)))
+
+    def test_it_says_that_they_have_ended_and_goes_on_with_new_ones(
+        self, proxy: Proxy, name: str, keys: Path
+    ) -> None:
+        make_runner_with_keys(name)
+        signed = []
+        proxy.before("s3.PutObject", lambda call: signed.append(call.lower["authorization"]))
+        # given keys that are about to end, and a client that has used them
+        self.write(keys, "FIRST", 300)
+        store = S3Store(Connection(name))
+        store.write("key", b"1")
+        # when they have ended
+        self.write(keys, "FIRST", -1)
+        for _ in range(2):
+            with pytest.raises(
+                Unavailable, match=r"^cannot write key .* have ended: .*adr prepare --renew"
+            ) as raised:
+                store.write("key", b"2")
+            assert not is_uncertain(raised.value)
+        # or cannot be read at all
+        keys.rename(keys.with_suffix(".away"))
+        with pytest.raises(Unavailable, match=r"No such file.*adr prepare --renew"):
+            store.write("key", b"2")
+        # then nothing is sent, and the same client takes up new ones
+        self.write(keys, "SECOND", 3600)
+        store.write("key", b"3")
+        assert store.read("key").body == b"3"
+        assert [re.search("Credential=([A-Z]+)/", each)[1] for each in signed] == [
+            "FIRST",
+            "SECOND",
+        ]
+
+    def test_large_files_are_no_exception(
+        self, proxy: Proxy, name: str, keys: Path, tmp_path: Path
+    ) -> None:
+        make_runner_with_keys(name)
+        self.write(keys, "FIRST", 300)
+        store = S3Store(Connection(name))
+        store.write("key", b"1")
+        large = tmp_path / "large"
+        large.write_bytes(bytes(9 << 20))
+        self.write(keys, "FIRST", -1)
+
+        with pytest.raises(Unavailable, match="have ended"):
+            store.upload(large, "large")
+
+        self.write(keys, "SECOND", 3600)
+        store.upload(large, "large")
+        assert [entry.size_bytes for entry in store.list("large")] == [9 << 20]
+
+    def test_other_errors_of_that_kind_pass(self) -> None:
+        with pytest.raises(RuntimeError, match="another"), translated("read", "the card"):
+            raise RuntimeError("another")
+
+
 class TestTranslation:
     @pytest.mark.parametrize(
         ("code", "status", "kind", "words"),
@@ -351,7 +441,7 @@ class TestTranslation:
             ("ConditionalRequestConflict", 409, Conflict, "changed meanwhile"),
             ("AccessDenied", 403, ServiceError, "denies PutObject .*Said by AWS"),
             ("403", 403, ServiceError, "denies PutObject"),
-            ("ExpiredToken", 400, Unavailable, "have expired: log in again"),
+            ("ExpiredToken", 400, Unavailable, "have ended: log in again.*adr prepare --renew"),
             ("InvalidAccessKeyId", 403, ServiceError, "not accept the credentials.*adr config"),
             ("SignatureDoesNotMatch", 403, ServiceError, "not accept the credentials"),
             ("RequestTimeTooSkewed", 403, ServiceError, "the clock of this machine"),
@@ -378,6 +468,7 @@ class TestTranslation:
         assert type(raised.value) is kind
         assert raised.value.__cause__ is answer
         assert error_code(answer) == code
+        assert is_denied(raised.value) == ("denies" in words)
         assert "\n" not in str(raised.value)
 
     @pytest.mark.parametrize(
@@ -389,7 +480,8 @@ class TestTranslation:
             (core.ConnectionClosedError(endpoint_url="u"), Unavailable, "check the network"),
             (core.SSLError(endpoint_url="u", error="e"), Unavailable, "check the network"),
             (core.IncompleteReadError(actual_bytes=1, expected_bytes=2), Unavailable, "1 read"),
-            (core.UnauthorizedSSOTokenError(), ServiceError, "log in again"),
+            (core.UnauthorizedSSOTokenError(), Unavailable, "log in again"),
+            (core.CredentialRetrievalError(provider="p", error_msg="e"), Unavailable, "log in"),
             (core.ParamValidationError(report="bad\nname"), UsageError, "bad name"),
             (core.InvalidRegionError(region_name="x y"), UsageError, "this is no region"),
         ],
