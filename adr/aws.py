@@ -233,18 +233,20 @@ class Connection:
                     self._clients["sqs_once"] = made
         return self._clients["sqs_once"]  # type: ignore[no-any-return]
 
-    def service(self, name: str, region_name: str | None = None) -> Any:
+    def service(
+        self, name: str, region_name: str | None = None, attempts: int | None = None
+    ) -> Any:
         """Return the client of any service, of this region or another; made once.
 
         What concerns the runner itself is in its own region, which is only certain once
-        `queue_url` is known.
+        `queue_url` is known. How many attempts it makes is said by who asks first.
         """
         key = f"{name} in {region_name}" if region_name else name
         if key not in self._clients:
             with self._lock:
                 if key not in self._clients:
-                    made = client(self._own_session(), name, region_name or self._region_name)
-                    self._clients[key] = made
+                    region = region_name or self._region_name
+                    self._clients[key] = client(self._own_session(), name, region, attempts)
         return self._clients[key]
 
     def instance(self, instance_id: str) -> Any:

@@ -81,8 +81,10 @@ def pack_wheel(package: str = _OWN) -> Wheel:
     return Wheel(name, body, hashlib.sha256(body).hexdigest(), _constraints(package))
 
 
-def publish_wheel(store: ObjectStore) -> Wheel:
-    """Put the installed adr where new hosts fetch it; idempotent.
+def publish_wheel(store: ObjectStore, wheel: Wheel | None = None) -> Wheel:
+    """Put the installed adr, or a wheel that was packed before, where new hosts fetch it.
+
+    Idempotent.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def publish_wheel(store: ObjectStore) -> Wheel:
     ServiceError
         If the store refuses or cannot be reached.
     """
-    wheel = pack_wheel()
+    wheel = wheel or pack_wheel()
     # Conflict: it is there, since its key tells its content.
     with suppress(Conflict):
         store.write(install_key(wheel.sha256, wheel.name), wheel.body, if_absent=True)
