@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.jobuser import JobUser
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.script import job_script
-from adr.worker.tree import discard_tree, open_tree, opened
+from adr.worker.tree import OPEN, discard_tree, open_tree, opened
 from adr.worker.workspace import Changes, Workspace
 
 __all__ = ["Delivery", "Limits", "Slot", "Stop"]
@@ -394,7 +395,12 @@ def _stage(
                 # The whole path may be longer than the kernel takes.
                 source = Path(f"/proc/self/fd/{fd}", base)
                 if name in created and not source.is_symlink():
-                    source.rename(target)
+                    try:
+                        source.rename(target)
+                    except PermissionError:
+                        # The job has closed the directory; `Workspace.restore` sees to it.
+                        os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | OPEN)
+                        source.rename(target)
                 else:
                     shutil.copy2(source, target)
             staged.append((target, name))

@@ -182,9 +182,7 @@ def remove(parent: int | None, name: str) -> None:
     if not stat.S_ISDIR(mode):
         os.unlink(name, dir_fd=parent)
         return
-    if mode & OPEN != OPEN:
-        os.chmod(name, OPEN, dir_fd=parent)
-    top = os.open(name, _FLAGS, dir_fd=parent)
+    top = _opened_up(name, parent)
     try:
         folders = _empty(top)
         while folders:
@@ -213,6 +211,25 @@ def _empty(fd: int) -> list[str]:
             os.unlink(each.name, dir_fd=fd)
             continue
         if each.stat(follow_symlinks=False).st_mode & OPEN != OPEN:
-            os.chmod(each.name, OPEN, dir_fd=fd)
+            os.close(_opened_up(each.name, fd))
         folders.append(each.name)
     return folders
+
+
+def _opened_up(name: str, parent: int | None) -> int:
+    """Open a directory to be emptied, and allow its owner everything.
+
+    Who may open it as it is, root above all, changes nothing by name: that follows links.
+    """
+    try:
+        fd = os.open(name, _FLAGS, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, OPEN, dir_fd=parent)
+        fd = os.open(name, _FLAGS, dir_fd=parent)
+    try:
+        if os.fstat(fd).st_mode & OPEN != OPEN:
+            os.fchmod(fd, OPEN)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

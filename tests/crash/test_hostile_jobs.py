@@ -120,9 +120,13 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     """Let one worker run all hostile jobs, with a witness after each."""
-    shown = Shown(tmp_path_factory.mktemp("hostile"))
+    return play(Shown(tmp_path_factory.mktemp("hostile")))
+
+
+def play(shown: Shown, *before: str, **options: str) -> Shown:
+    """Let one worker run all hostile jobs, started behind these words and with these options."""
     shown.adr("create", "--local", f"--dir={shown.runner}")
     inputs = shown.folder / "inputs"
     (inputs / "folder").mkdir(parents=True)
@@ -131,6 +135,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     (inputs / "empty").mkdir()
     side = shown.folder / "side"
     side.mkdir()
+    side.chmod(0o777)
     files = []
     for name, text in {"nothing": "true", **JOBS}.items():
         for kind, script in (("hostile", text), ("witness", WITNESS)):
@@ -147,15 +152,10 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     shown.queue("no bash", files[:2], "--env=PATH=/nonexistent")
     shown.queue("good", files[:2], f"--env=SIDE={side}")
     shown.workingdir.mkdir()
-    settings = {"stop_on_empty": True, "limits": {"log_bytes": LOG_BYTES, "term_s": 1}}
-    shown.python(
-        "-m",
-        "tests.drive",
-        json.dumps(settings),
-        "worker",
-        str(shown.runner),
-        str(shown.workingdir),
-    )
+    limits = {"log_bytes": LOG_BYTES, "term_s": 1}
+    settings = json.dumps({"stop_on_empty": True, "limits": limits, "options": options})
+    words = ["tests.drive", settings, "worker", str(shown.runner), str(shown.workingdir)]
+    shown.python(*before, "-m", *words)
     shown.read()
     return shown
 
