@@ -267,6 +267,22 @@ class TestCards:
         [again] = second.receive(1, 1)
         assert second.start([again]) == [again]
 
+    def test_a_note_costs_a_card_and_only_where_there_is_one(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        ledger = place.worker("first")
+        ledger.send(some_jobs(2))
+        one, two = ledger.receive(2, 5)
+        ledger.start([one, two])
+        proxy.reset()
+
+        ledger.release([one])
+        assert proxy.counts == {"sqs.ChangeMessageVisibilityBatch": 1}
+        ledger.release([two], note="interrupted")
+
+        assert proxy.count("s3.PutObject", "^_cards/") == 1
+        assert proxy.total == 4
+
     def test_two_that_take_up_a_job_at_once_do_not_both_begin(self, place: Place) -> None:
         first, second = place.worker("first"), place.worker("second")
         first.send([a_job()], again=True)

@@ -358,6 +358,45 @@ class TestLeases:
         assert [*failures, lease.failures] == [0, 1, 1, 2, 2]
         assert lease.lost == 0
 
+    @pytest.mark.parametrize("started", [True, False])
+    def test_notes_travel_to_the_next_leases_and_count_as_nothing(
+        self, ledger: Ledger, other: Ledger, started: bool
+    ) -> None:
+        ledger.send([a_job()])
+
+        for noted in ((), ("interrupted at noon",)):
+            [lease] = ledger.receive(1, 5)
+            assert lease.notes == noted
+            if started:
+                assert ledger.start([lease]) == [lease]
+            ledger.release([lease], note=f"interrupted at {'one' if noted else 'noon'}")
+        # One who has nothing to say leaves them as they are.
+        [lease] = ledger.receive(1, 5)
+        ledger.start([lease])
+        ledger.release([lease])
+
+        [lease] = other.receive(1, 5)
+        assert lease.job == a_job()
+        assert lease.notes == ("interrupted at noon", "interrupted at one")
+        assert (lease.failures, lease.lost) == (0, 0)
+
+    def test_only_jobs_that_are_held_get_a_note(self, backend: Backend) -> None:
+        ledger, other = backend.worker("first", lease_s=1), backend.worker("second")
+        ledger.send(some_jobs(2))
+        leases = {lease.job.index: lease for lease in ledger.receive(2, 5)}
+        backend.lapse("first")
+        taken = {lease.job.index: lease for lease in other.receive(2, 5)}
+        other.start(list(taken.values()))
+
+        ledger.release(list(leases.values()), note="too late")
+        other.release([taken[1]], note="in time")
+
+        [again] = other.receive(1, 5)
+        assert (again.job.index, again.notes) == (1, ("in time",))
+        other.release([taken[2]])
+        [again] = other.receive(1, 5)
+        assert again.notes == ()
+
     def test_a_released_lease_is_no_lease(self, ledger: Ledger, other: Ledger) -> None:
         ledger.send([a_job()])
         [lease] = ledger.receive(1, 5)
@@ -443,6 +482,10 @@ class TestDeaths:
             [lease] = ledger.receive(1, 5)
             assert lease.lost == max(0, n - backend.uncounted)
             assert ledger.start([lease]) == [lease]
+            if n == 3:
+                ledger.release([lease], note="interrupted")
+                [lease] = ledger.receive(1, 5)
+                ledger.start([lease])
             backend.die(f"worker{n}")
 
         last = backend.worker("last")
@@ -450,6 +493,7 @@ class TestDeaths:
         [record] = last.records([BATCH])
         assert record.state is JobState.FAILED
         assert record.reason == "lost its worker 5 times"
+        assert record.notes == ("interrupted",)
         assert last.depth().empty
 
     def test_what_had_not_begun_is_never_counted_as_lost(self, backend: Backend) -> None:

@@ -24,6 +24,7 @@ from adr.models import (
     SlotInfo,
     WorkerInfo,
     check_schema,
+    moment_text,
     new_id,
     parse_time,
     time_text,
@@ -81,6 +82,7 @@ records = st.builds(
     tail=texts,
     log=maybe_texts,
     late=st.booleans(),
+    notes=st.lists(texts, max_size=3).map(tuple),
 )
 workers = st.builds(
     WorkerInfo,
@@ -94,6 +96,8 @@ workers = st.builds(
     st.lists(
         st.builds(SlotInfo, texts, st.integers(1), st.integers(0), texts, times), max_size=3
     ).map(tuple),
+    texts,
+    st.booleans(),
 )
 
 #: Records of few jobs, so that they compete; an attempt is late or not, and ends in one way.
@@ -135,6 +139,18 @@ class TestRoundTrips:
     @given(times)
     def test_a_time(self, moment: float) -> None:
         assert parse_time(time_text(moment)) == moment
+
+    def test_what_older_workers_wrote_has_no_notes(self) -> None:
+        record = JobRecord("b", 1, "x", 0, "a", JobState.FAILED)
+        worker = WorkerInfo("w", "h", 1, 1, 0.0, "1")
+        data = {key: value for key, value in record.to_dict().items() if key != "notes"}
+        beat = {k: value for k, value in worker.to_dict().items() if k not in ("note", "left")}
+
+        assert JobRecord.from_dict(through_json(data)) == record
+        assert WorkerInfo.from_dict(through_json(beat)) == worker
+
+    def test_a_moment_for_people_is_in_utc(self) -> None:
+        assert moment_text(1_795_165_920.987) == "2026-11-20T09:12:00Z"
 
     def test_a_time_is_text_in_utc_with_milliseconds(self) -> None:
         assert time_text(1_795_165_920.123) == "2026-11-20T09:12:00.123Z"

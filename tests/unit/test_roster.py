@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from adr.roster import Roster, WorkerLocks
 from adr.stores.base import Document, ObjectStore
 from adr.stores.directory import DirectoryStore
 from adr.stores.s3 import S3Store
+from tests.proxy import Proxy
 
 HOLDER = """
 import sys, time
@@ -211,6 +213,56 @@ class TestHeartbeats:
 
         keys = [entry.key for entry in store.list("_workers/live/")]
         assert keys == ["_workers/live/c.json", "_workers/live/d.json"], "and only at its start"
+
+    def test_those_who_have_left_are_cleared_away_when_another_starts(
+        self, store: ObjectStore
+    ) -> None:
+        for worker in ("a", "b"):
+            Roster(store).beat(info(worker))
+        Roster(store).leave(info("a"))
+
+        Roster(store).beat(info("c"))
+
+        keys = [entry.key for entry in store.list("_workers/live/")]
+        assert keys == ["_workers/live/b.json", "_workers/live/c.json"]
+
+    def test_one_who_leaves_says_why(self, store: ObjectStore) -> None:
+        Roster(store).beat(info())
+
+        Roster(store).leave(replace(info(), note="interrupted"))
+
+        heartbeat = json.loads(store.read(heartbeat_key("w")).body)
+        assert (heartbeat["left"], heartbeat["note"]) == (True, "interrupted")
+        assert heartbeat["running"] == []
+
+    def test_of_a_runner_that_is_gone_nothing_is_left(self, store: ObjectStore) -> None:
+        roster = Roster(store)
+        roster.beat(info())
+
+        roster.forget("w")
+        roster.forget("w")
+
+        assert list(store.list("_workers/live/")) == []
+
+    def test_one_who_may_not_clear_away_is_not_troubled(
+        self, proxy: Proxy, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        # given a worker that may not delete, as those on instances, and something to clear away
+        store = S3Store(Connection(str(uuid.uuid4())))
+        store.create()
+        Roster(store).beat(info("a"))
+        Roster(store).leave(info("a"))
+        denied = proxy.fail("s3.DeleteObjects", 403, "AccessDenied")
+
+        # when it starts and leaves
+        Roster(store).beat(info())
+        assert Roster(store).is_alive("w")
+        Roster(store).leave(info())
+
+        # then it does, without a word
+        assert not Roster(store).is_alive("w")
+        assert denied.hits == 1
+        assert caplog.text == ""
 
     def test_many_are_read_side_by_side(self, tmp_path: Path) -> None:
         together = threading.Barrier(5)
