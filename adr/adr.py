@@ -24,7 +24,19 @@ from adr.credentials import may_have_credentials
 from adr.destruction import destroy_batch, destroy_runner
 from adr.embedded import RunReport, run_batch
 from adr.errors import AdrError, RunnerGone, UsageError
-from adr.keys import LIVE, WORKERS
+from adr.hosts import (
+    get_workers,
+    host_output,
+    iterate_workers,
+    launch,
+    launch_plan,
+    list_hosts,
+    plan_launch,
+    prepare,
+    start,
+    stop,
+)
+from adr.launching import terminate
 from adr.models import new_id
 from adr.progress import SILENT, Progress
 from adr.publish import fetches
@@ -37,6 +49,7 @@ from adr.resources import (
     get_job,
     isiterable,
     key_exists,
+    launch_workers,
     parse_message,
     process_job,
     queue_job,
@@ -65,12 +78,20 @@ __all__ = [
     "get_job",
     "get_runners",
     "get_workers",
+    "host_output",
     "isiterable",
+    "iterate_workers",
     "key_exists",
+    "launch",
+    "launch_plan",
+    "launch_workers",
+    "list_hosts",
     "list_runners",
     "logs",
     "parse_message",
     "plan",
+    "plan_launch",
+    "prepare",
     "process",
     "process_job",
     "queue",
@@ -80,7 +101,9 @@ __all__ = [
     "restore_contents",
     "run",
     "run_plan",
+    "start",
     "status",
+    "stop",
     "upload_batch",
     "upload_files",
 ]
@@ -213,31 +236,6 @@ def _runners_on_aws(region_name: str | None) -> list[RunnerInfo]:
         else RunnerInfo(name, "aws", None, None, results_only=True)
         for name in sorted(filter(is_runner_id, buckets), key=lambda name: name not in queues)
     ]
-
-
-def get_workers(runner_id: str, region_name: str | None = None, prefix: str = WORKERS) -> list[str]:
-    """Get list of public IP addresses of workers for specific runner.
-
-    Parameters
-    ----------
-    runner_id : str
-        Runner ID
-    region_name : str, optional
-        Amazon region identifier
-    prefix : str, optional
-        Prefix used for registration of workers
-
-    Returns
-    -------
-    list
-        List of public IP addresses
-
-    See Also
-    --------
-    get_runners, register_workers, deregister_workers
-    """
-    keys = [entry.key for entry in open_runner(runner_id, region_name).store.list(prefix)]
-    return [key.removeprefix(prefix) for key in keys if not key.startswith(LIVE)]
 
 
 def plan(
@@ -404,6 +402,13 @@ def process(
     stop_on_empty: bool = False,
     *,
     slots: int | None = None,
+    host: str | None = None,
+    idle: float | None = None,
+    max_hours: float | None = None,
+    alive: str | os.PathLike[str] | None = None,
+    spot: bool = False,
+    job_user: str | None = None,
+    aws_for_jobs: bool = False,
 ) -> WorkerReport:
     """Start processing loop for specific runner.
 
@@ -423,11 +428,26 @@ def process(
         Flag to quit the processing loop if no messages are left [default: False]
     slots : int, optional
         How many jobs run at once [default: the number of cores]
+    host : str, optional
+        What lists and records call this machine [default: its host name]
+    idle : float, optional
+        Leave once every job of a batch is decided, or after so many minutes with nothing to
+        do; some stay while stragglers run [default: stay]
+    max_hours : float, optional
+        Leave before that many hours are over; a job that is cut by it has failed
+    alive : path, optional
+        File that is written with each heartbeat
+    spot : bool, optional
+        Leave when EC2 is about to take this instance away [default: False]
+    job_user : str, optional
+        Run jobs as this user, without credentials; needs root
+    aws_for_jobs : bool, optional
+        Leave ``AWS_*`` variables to the jobs of another user [default: False]
 
     Returns
     -------
     WorkerReport
-        How many jobs this worker has settled
+        How many jobs this worker has settled, and whether a signal has ended it
 
     See Also
     --------
@@ -435,9 +455,24 @@ def process(
     """
     worker = new_id()
     runner = open_runner(runner_id, region_name, worker=worker)
-    work = Worker(runner, worker, Path(workingdir), slots=slots, stop_on_empty=stop_on_empty)
-    with stopping(work.stop):
-        return work.run()
+    work = Worker(
+        runner,
+        worker,
+        Path(workingdir),
+        slots=slots,
+        stop_on_empty=stop_on_empty,
+        host=host,
+        idle_s=None if idle is None else 60 * idle,
+        max_s=None if max_hours is None else 3600 * max_hours,
+        alive=None if alive is None else Path(alive),
+        watch_notice=spot,
+        job_user=job_user,
+        aws_for_jobs=aws_for_jobs,
+    )
+    with stopping(work.stop) as was_interrupted:
+        report = work.run()
+    report.interrupted = was_interrupted()
+    return report
 
 
 def run(
@@ -643,8 +678,8 @@ def destroy(
 ) -> None:
     """Destroy runner.
 
-    Delete Amazon SQS Message Queue associated with specified runner and clean its Amazon S3
-    Bucket (but keep the batch results and the records that name them).
+    Delete Amazon SQS Message Queue associated with specified runner, terminate its workers and
+    clean its Amazon S3 Bucket (but keep the batch results and the records that name them).
 
     Parameters
     ----------
@@ -653,7 +688,8 @@ def destroy(
     region_name : str
         Amazon region identifier
     hosts : list, optional
-        List of specific hosts to destroy; there are none before a fleet is launched.
+        List of specific hosts to destroy, by name or address: they are ended, and nothing else
+        is touched
     batch : str, optional
         Destroy this batch only: its jobs are called off and its input is removed.
     purge : bool, optional
@@ -661,16 +697,23 @@ def destroy(
     progress : Progress, optional
         Told of the advance.
 
+    Raises
+    ------
+    PartialFailure
+        If some hosts could not be ended, or something that was made for them is left.
+
     Notes
     -----
     No warnings, no undo! Can be repeated where it was cut off.
     """
     runner = open_runner(runner_id, region_name)
-    if hosts:
-        raise UsageError(
-            f"the runner {runner_id} has launched no hosts: leave hosts out to destroy all of it"
-        )
-    if batch is None:
+    if hosts is not None:
+        if batch is not None or purge:
+            raise UsageError(
+                "--hosts destroys hosts and nothing else: leave --batch and --purge out"
+            )
+        terminate(runner, hosts, progress)
+    elif batch is None:
         destroy_runner(runner, purge, progress)
     else:
         destroy_batch(runner, batch, purge, progress)

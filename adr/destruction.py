@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adr.errors import UsageError
-from adr.keys import BATCHES, LIVE, bundle_key, journal_prefix
+from adr.errors import PartialFailure, RunnerGone, UsageError
+from adr.keys import BATCHES, INSTALL, LAUNCHES, LIVE, SETUP, WORKERS, bundle_key, journal_prefix
+from adr.launching import dissolve, end_all
 from adr.ledgers.base import Forgetting
 from adr.orders import order_destruction, read_orders
 from adr.progress import Progress
@@ -21,19 +22,52 @@ __all__ = ["destroy_batch", "destroy_runner"]
 
 
 def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
-    """Remove queue and inputs of a runner, and all the rest if `purge`."""
+    """Remove hosts, queue and inputs of a runner, and all the rest if `purge`.
+
+    Raises
+    ------
+    RunnerGone
+        If there is no such runner, and there are no hosts of it.
+    PartialFailure
+        If hosts, or what was made for them, are left; all else is gone.
+    """
     # The order matters: a worker that sees the tombstone writes nothing more, and whoever
     # is cut off further down finds the tombstone and can go on.
-    order_destruction(runner.store)
-    runner.ledger.destroy()
-    if purge:
-        runner.remove()
-        return
+    gone: RunnerGone | None = None
+    try:
+        order_destruction(runner.store)
+    except RunnerGone as error:
+        # Its hosts may well be there, and cost money.
+        gone = error
+    trouble = end_all(runner, progress)
+    if gone is None:
+        runner.ledger.destroy()
+        _delete_inputs(runner, progress)
+    # Hosts that could not be ended are to be found again, unless nothing is to be kept.
+    ended = [kind for kind in runner.fleets if purge or kind not in trouble]
+    left = dissolve(runner, ended, progress)
+    if gone is None and not left and (purge or not trouble):
+        if purge:
+            runner.remove()
+        else:
+            _delete(runner, [], [LAUNCHES], progress)
+    if trouble or left:
+        said = "; ".join(dict.fromkeys(map(str, [*trouble.values(), *left.values()])))
+        again = "" if purge and not left else "; once that is mended, the same command goes on"
+        raise PartialFailure(
+            f"the runner {runner.id} takes no more jobs, but something of it is left: {said}{again}"
+        )
+    if gone is not None:
+        raise gone
+
+
+def _delete_inputs(runner: Runner, progress: Progress) -> None:
     if runner.scratch is not None:
         clear_bundles(runner.scratch)
     # Also those of batches that never got a manifest.
     inputs = [each.key for each in runner.store.list("", flat=True) if each.key.endswith(".zip")]
-    _delete(runner, inputs, [LIVE, "_cards/"], progress)
+    registered = [each.key for each in runner.store.list(WORKERS, flat=True)]
+    _delete(runner, inputs + registered, [LIVE, SETUP, INSTALL, "_cards/"], progress)
 
 
 def destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -> None:

@@ -5,12 +5,12 @@ words itself, for what docopt does otherwise than adr promises: docopt-ng takes 
 prefix of an option for the option, reads ``-0`` as a number, knows ``--`` only in front of
 the first file, and answers wrong usage with the bare usage text.
 
-Its neighbour is `adr.console`, which asks an `Arguments` for typed values.
+Its neighbours are the commands, which ask an `Arguments` for typed values, and `adr.current`,
+which knows what runner is meant.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import os
@@ -25,68 +25,25 @@ from adr.errors import UsageError
 
 __all__ = [
     "Arguments",
-    "address",
     "asks_help",
-    "complete",
-    "configured_runner",
-    "current_runner",
-    "is_runner",
     "nearest",
     "parse",
-    "runner_of",
-    "same_runner",
     "split",
 ]
 
-_GENERAL = """\
-  --quiet                Show neither progress nor summaries nor warnings
-  --verbose=LEVEL        Log from this level on: DEBUG or 10, INFO or 20,
-                         WARNING or 30, ERROR or 40 [default: 30]
-  -h, --help             Show this help and exit"""
-
-_RUNNER = """\
-  --runner=ID            Runner: its id, or the folder of a local one; without,
-                         the current one (adr set)
-  --region=REGION        Amazon region"""
-
-_JOBS = """\
-  --command=CMD          Shell command of each job; in it, {} is the input file,
-                         {.} without extension, {/} its base name, {//} its
-                         folder, {/.} its base name without extension, {#} the
-                         number of the job; without any of these, the input
-                         file is appended
-  --preprocessing=CMD    Shell command before it, which must succeed
-  --postprocessing=CMD   Shell command after it, which always runs and sees
-                         ADR_EXIT_CODE
-  --store=REGEX          Keep the files whose path in the folder of the job
-                         matches; repeatable; without, keep every file the job
-                         made or changed
-  --root=DIR             Folder to bundle; without, the deepest that holds all
-                         input files
-  --exclude=PATTERN      Leave out of the bundle what this line of a .gitignore
-                         would ignore; repeatable
-  --env=VAR              Environment variable of the jobs, NAME=VALUE, or NAME
-                         for its value here; repeatable
-  --timeout=S            End a job that runs longer than S seconds
-  --attempts=N           Run a job that fails up to N times
-  --files-from=FILE      Read more input files from FILE, one a line; - is
-                         standard input
-  -0, --null             Files in FILE end with a NUL byte, not with their line
-  --dry-run              Show what would be bundled and run, and stop
-  --yes                  Ask nothing"""
-
-
 #: What means something else where it is left out: an unset variable of the shell is to be
 #: noticed before the wrong thing is, say, destroyed.
-_NAMES = ("--runner", "<runner>", "--region", "--dir", "--batch", "--job", "--root")
-
-
-def complete(doc: str | None) -> str:
-    """Return the docstring of a command with the options it shares with others filled in."""
-    text = inspect.cleandoc(doc or "")
-    for name, block in (("general", _GENERAL), ("runner", _RUNNER), ("job", _JOBS)):
-        text = text.replace(f"  <{name} options>", block)
-    return text
+_NAMES = (
+    "--runner",
+    "<runner>",
+    "--region",
+    "--dir",
+    "--batch",
+    "--job",
+    "--root",
+    "--hosts",
+    "--worker",
+)
 
 
 @dataclass(frozen=True)
@@ -140,8 +97,8 @@ class Arguments:
             raise UsageError(f"{name} takes at most {most:,}, not {_shortened(digits)}")
         return int(digits)
 
-    def seconds(self, name: str) -> float | None:
-        """Return a positive number of seconds.
+    def number(self, name: str, unit: str) -> float | None:
+        """Return a positive number of `unit`, such as ``"seconds"``.
 
         Raises
         ------
@@ -156,8 +113,24 @@ class Arguments:
         except ValueError:
             value = math.nan
         if not 0 < value < math.inf:
-            raise UsageError(f"{name} takes a number of seconds above 0, not {text!r}")
+            raise UsageError(f"{name} takes a number of {unit} above 0, not {text!r}")
         return value
+
+    def listed(self, name: str) -> list[str] | None:
+        """Return the parts between commas, None where the option was not given.
+
+        Raises
+        ------
+        UsageError
+            If one of them is empty.
+        """
+        text = self.text(name)
+        if text is None:
+            return None
+        parts = [part.strip() for part in text.split(",")]
+        if not all(parts):
+            raise UsageError(f"{name} takes names with commas between them, not {text!r}")
+        return parts
 
     def level(self) -> int:
         """Return the logging level of ``--verbose``, at least that of errors with ``--quiet``.
@@ -278,8 +251,7 @@ def split(
             if until_word:
                 words.extend(tokens)
         else:
-            name, equals, value = token.partition("=")
-            name = long_form.get(name, name)
+            name, equals, value = _cut(token, takes, long_form)
             if name not in takes:
                 raise _wrong(command, _unknown(name, takes))
             metavar = takes[name]
@@ -328,69 +300,23 @@ def parse(command: str, doc: str, argv: Sequence[str]) -> Arguments:
     return Arguments(values)
 
 
-def configured_runner() -> str | None:
-    """Return the current runner."""
-    from adr import config
-
-    runner: str | None = config.load_config("runner")
-    return runner
-
-
-def current_runner() -> str:
-    """Return the current runner, which there has to be.
-
-    Raises
-    ------
-    UsageError
-        If there is none.
-    """
-    runner = configured_runner()
-    if runner is None:
-        raise UsageError(
-            "there is no current runner: make one with adr create, choose one with adr set, "
-            "or name one with --runner=ID"
-        )
-    return runner
-
-
-def runner_of(given: Arguments) -> str:
-    """Return the runner that is named as an option or a word, or else the current one.
-
-    Raises
-    ------
-    UsageError
-        If there is none, or two are named.
-    """
-    option, word = given.text("--runner"), given.text("<runner>")
-    if option and word and not same_runner(option, word):
-        raise UsageError(f"two runners are named, {option} and {word}: name one")
-    named = option or word
-    return address(named) if named else current_runner()
-
-
-def address(text: str) -> str:
-    """Return the id that a name of a runner stands for: of a folder its absolute path."""
-    from adr.runner import is_local_runner, is_runner_id
-
-    return os.path.abspath(text) if is_local_runner(text) and not is_runner_id(text) else text
-
-
-def is_runner(text: str) -> bool:
-    """Tell whether a word can only be a runner: an id that is no file, or a local runner."""
-    from adr.runner import is_local_runner, is_runner_id
-
-    return is_local_runner(text) or (is_runner_id(text) and not os.path.lexists(text))
-
-
-def same_runner(one: str, other: str) -> bool:
-    """Tell whether two names are of one runner; a folder may be named in several ways."""
-    return os.path.realpath(one) == os.path.realpath(other)
+def _cut(
+    token: str, takes: Mapping[str, str], long_form: Mapping[str, str]
+) -> tuple[str, str, str]:
+    """Cut an option into its long name, the ``=`` if there is a value, and the value."""
+    name, equals, value = token.partition("=")
+    short = long_form.get(token[:2])
+    if short and takes[short] and len(token) > 2:
+        return short, "=", token[2:].removeprefix("=")
+    return long_form.get(name, name), equals, value
 
 
 def _declared(doc: str) -> tuple[dict[str, str], dict[str, str]]:
     takes: dict[str, str] = {}
     long_form: dict[str, str] = {}
-    for short, long, metavar in re.findall(r"^  (?:(-\w), )?(--[\w-]+)(?:=(\S+))?", doc, re.M):
+    for short, long, metavar in re.findall(
+        r"^  (?:(-\w)(?: \w+)?, )?(--[\w-]+)(?:=(\S+))?", doc, re.M
+    ):
         takes[long] = metavar
         if short:
             long_form[short] = long

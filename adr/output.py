@@ -42,6 +42,7 @@ __all__ = [
     "duration_text",
     "failure_lines",
     "fetch_summary",
+    "need_terminal",
     "plain",
     "plan_data",
     "plan_lines",
@@ -147,12 +148,17 @@ def confirm(question: str, refusal: str) -> bool:
     UsageError
         With `refusal`, where no terminal could answer.
     """
+    need_terminal(refusal)
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def need_terminal(refusal: str) -> None:
+    """Raise `UsageError` with `refusal`, where no terminal could answer a question."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         from adr.errors import UsageError
 
         raise UsageError(refusal)
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -17,12 +17,16 @@ from typing import Any
 from adr.batch import new_batch_id
 from adr.bundle import unpack_bundle, write_bundle
 from adr.errors import UsageError
+from adr.fleets.specs import Ec2Spec
 from adr.keys import WORKERS, bundle_key
+from adr.launching import deregister, register
+from adr.launchoptions import launch_spec
 from adr.members import DEFAULT_EXCLUDES, choose
 from adr.models import Job, new_id
 from adr.queueing import queue_single
 from adr.runner import Runner, open_runner
 from adr.transfer import store_files
+from adr.version import __version__
 from adr.worker.loop import Worker
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "get_job",
     "isiterable",
     "key_exists",
+    "launch_workers",
     "parse_message",
     "process_job",
     "queue_job",
@@ -106,9 +111,7 @@ def register_workers(
     --------
     deregister_workers
     """
-    store = _runner(runner_id, s3=s3).store
-    for worker in _each(workers):
-        store.write(prefix + worker, b"")
+    register(_runner(runner_id, s3=s3).store, _each(workers), prefix)
 
 
 def deregister_workers(
@@ -134,7 +137,86 @@ def deregister_workers(
     --------
     register_workers
     """
-    _runner(runner_id, s3=s3).store.delete([prefix + worker for worker in _each(workers)])
+    deregister(_runner(runner_id, s3=s3).store, _each(workers), prefix)
+
+
+def launch_workers(
+    ec2: Any,
+    runner_id: str,
+    n: int = 1,
+    ami: str | None = None,
+    asg: Sequence[str] = (),
+    akp: str | None = None,
+    ait: str | None = None,
+) -> list[str]:
+    """Launch Amazon workers, tag them and wait for them to be online.
+
+    These are bare instances: nothing is installed on them, and they do not end by themselves.
+    `adr.launch` launches instances that do both.
+
+    Parameters
+    ----------
+    ec2 : boto3 resource
+        Boto3 EC2 resource object in specified region
+    runner_id : str
+        Runner ID
+    n : int, optional
+        Number of instances to launch [default: 1]
+    ami : str, optional
+        Amazon Machine Image [default: from the configuration]
+    asg : list, optional
+        List of strings with Amazon Security Groups [default: from the configuration, then
+        that of the default VPC]
+    akp : str, optional
+        Name of Amazon Key Pair [default: from the configuration, then none]
+    ait : str, optional
+        Amazon Instance Type [default: from the configuration, then c7i.large]
+
+    Returns
+    -------
+    list
+        List with public IP addresses of workers
+
+    See Also
+    --------
+    launch, register_workers
+
+    Raises
+    ------
+    UsageError
+        If there is no machine image.
+    ServiceError
+        If EC2 refuses.
+    """
+    from adr.aws import translated
+
+    spec = launch_spec("ec2", n, {"ami": ami, "asg": asg, "akp": akp, "ait": ait})
+    assert isinstance(spec, Ec2Spec)
+    if spec.ami is None:
+        raise UsageError("no machine image is given: name one as ami, or with adr config")
+    tags = {"Name": f"adr-{runner_id[:7]}", "Runner": runner_id, "Version": __version__}
+    tagged = [{"Key": name, "Value": value} for name, value in tags.items()]
+    request: dict[str, Any] = {
+        "ImageId": spec.ami,
+        "InstanceType": spec.types[0],
+        "MinCount": n,
+        "MaxCount": n,
+        "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+        # In the same call: one that is cut off leaves no instance that nobody finds.
+        "TagSpecifications": [
+            {"ResourceType": kind, "Tags": tagged} for kind in ("instance", "volume")
+        ],
+    }
+    if spec.groups:
+        request["SecurityGroupIds"] = list(spec.groups)
+    if spec.key_pair:
+        request["KeyName"] = spec.key_pair
+    with translated("launch", f"{n} instances of {spec.types[0]}"):
+        instances = ec2.create_instances(**request)
+        for instance in instances:
+            instance.wait_until_running()
+            instance.reload()
+    return [instance.public_ip_address for instance in instances if instance.public_ip_address]
 
 
 def key_exists(s3: Any, runner_id: str, key: str) -> bool:

@@ -218,15 +218,17 @@ def remove_local(runner_id: str) -> None:
     path = Path(runner_id).resolve()
     # First, since a directory without this file is no runner.
     own = [path / _MARK, _listed_as(path), *path.glob("ledger.db*"), *path.glob("workers/*.lock")]
-    trouble = []
+    trouble, folders = [], [path / "fleet"]
     if (path / _RUN_LOCK).exists():
         own += [path / _RUN_LOCK, path / "published.jsonl"]
+        folders.append(path / "work")
+    for folder in folders:
         try:
-            shutil.rmtree(path / "work")
+            shutil.rmtree(folder)
         except FileNotFoundError:
             pass
         except OSError as error:
-            trouble.append(f"{path / 'work'} ({error.strerror})")
+            trouble.append(f"{folder} ({error.strerror})")
     for file in own:
         try:
             file.unlink(missing_ok=True)
@@ -285,6 +287,8 @@ def _open_aws(
         connection = Connection(runner_id, region_name)
     else:
         connection = Connection.from_resources(runner_id, s3=s3, sqs=sqs)
+    # TEMPORARY(F): until adr.fleets.ec2 is in the tree
+    from importlib.util import find_spec
     store = S3Store(connection)
     roster = Roster(store, dead_after_s=dead_after_s)
     return Runner(
@@ -298,8 +302,9 @@ def _open_aws(
         compress=True,
         retention_s=RETENTION_S,
         fleets={
-            "ec2": partial(_fleet, "adr.fleets.ec2:Ec2Fleet", connection, store),
-            "ssh": partial(_fleet, "adr.fleets.ssh:SshFleet", connection, store),
+            kind: partial(_fleet, name, connection, store)
+            for kind, name in (("ec2", "adr.fleets.ec2:Ec2Fleet"), ("ssh", "adr.fleets.ssh:SshFleet"))
+            if find_spec(name.partition(":")[0])
         },
     )
 

@@ -17,9 +17,13 @@ import pytest
 
 import adr
 from adr import config, console, output
+from adr.commands import base
 from adr.console import main
 from adr.errors import AdrError, RunnerGone, ServiceError, UsageError
-from adr.models import Job, JobRecord, JobState, WorkerInfo
+from adr.fleets.base import Host, HostState, LaunchPlan, LaunchReport
+from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec, Volume, WorkerOptions
+from adr.launching import HostView
+from adr.models import Job, JobRecord, JobState, SlotInfo, WorkerInfo
 from adr.survey import BatchStatus, Counts, JobView, Status
 
 RUNNER = "0b3f7d1e-4c55-4a39-9f0e-2d5a8c1b7e66"
@@ -62,11 +66,18 @@ class Core:
         self.answers = {
             "create": RUNNER,
             "queue_plan": SimpleNamespace(batch="b", jobs=5, resumed=False, bundle_bytes=99),
-            "process": SimpleNamespace(succeeded=3, failed=1, cancelled=0),
+            "process": SimpleNamespace(succeeded=3, failed=1, cancelled=0, interrupted=False),
             "download": SimpleNamespace(fetched=2, unchanged=3, kept=4, size_bytes=5_000),
             "logs": iter([b"one\n", b"\xff\x00two"]),
             "list_runners": [],
+            "list_hosts": [],
             "destroy": None,
+            "plan_launch": LaunchPlan(2, (("type", "c7i.large"),), {"fleet": "ec2"}, None, 0.2),
+            "launch_plan": LaunchReport(2, [FIRST, SECOND], ["a note"]),
+            "prepare": LaunchReport(2, [FIRST]),
+            "start": [FIRST],
+            "stop": [SECOND],
+            "host_output": b"no\xff such package\n",
         }
 
     def __getattr__(self, name):
@@ -96,8 +107,17 @@ def core(monkeypatch, tmp_path):
     yield fake
     logger = logging.getLogger("adr")
     logger.setLevel(logging.NOTSET)
-    for handler in [each for each in logger.handlers if isinstance(each, console._Handler)]:
+    for handler in [each for each in logger.handlers if isinstance(each, base.Handler)]:
         logger.removeHandler(handler)
+
+
+FIRST = Host("i-1", "ec2", HostState.RUNNING, "3.0.0.1", "c7i.large", "spot", started_at=0.0)
+SECOND = Host("i-2", "ec2", HostState.STOPPED, note="low disk\x1b")
+#: Options of ``adr process`` that were not given.
+UNSET = {
+    "slots": None, "host": None, "idle": None, "max_hours": None, "alive": None, "spot": False,
+    "job_user": None, "aws_for_jobs": False,
+}  # fmt: skip
 
 
 def local_runner(path):
@@ -232,6 +252,25 @@ def test_the_package_runs_as_a_module():
         (["run", "--to=", "a"], "--to is empty: give it a value"),
         (["download", "", RUNNER], "<path> is empty: give it a value"),
         (["set", "nothing"], "'nothing' is no runner: adr list shows those there are"),
+        (["logs"], "<job> is missing; see adr logs --help"),
+        (["logs", "--worker=i-1", "job"], "name a job or a --worker, not both"),
+        (["logs", "--worker="], "--worker is empty: give it a value, or leave it out"),
+        (["process", "--idle=0"], "--idle takes a number of minutes above 0, not '0'"),
+        (["process", "--max-hours=x"], "--max-hours takes a number of hours above 0, not 'x'"),
+        (
+            ["process", "--aws-for-jobs"],
+            "--aws-for-jobs is for --job-user: other jobs see these variables anyway",
+        ),
+        (
+            ["list", "--orphans", RUNNER],
+            "--orphans looks for instances without a runner: name none",
+        ),
+        (
+            ["destroy", "--hosts=i-1", "--purge"],
+            "--hosts ends hosts and nothing else: leave --batch and --purge out",
+        ),
+        (["destroy", "--hosts="], "--hosts is empty: give it a value, or leave it out"),
+        (["stop", "--hosts=a,,b"], "--hosts takes names with commas between them, not 'a,,b'"),
     ],
 )
 def test_wrong_usage_is_refused_in_a_sentence(core, words, sentence, capsys, tmp_path):
@@ -354,13 +393,13 @@ def test_a_runner_is_named_by_option_or_word_or_is_the_current_one(core, words):
     config.update_config("runner", OTHER)
     assert main(["process", "--slots=3", "--stop-on-empty", "--region=eu-north-1", *words]) == 0
     expected = RUNNER if words else OTHER
-    assert core.only("process") == ((expected, ".", "eu-north-1", True), {"slots": 3})
+    assert core.only("process") == ((expected, ".", "eu-north-1", True), {**UNSET, "slots": 3})
 
 
 def test_a_local_runner_is_passed_on_by_its_absolute_path(core, tmp_path):
     path = local_runner(tmp_path / "here")
     assert main(["process", "--workingdir=/scratch", "here"]) == 0
-    assert core.only("process") == ((path, "/scratch", None, False), {"slots": None})
+    assert core.only("process") == ((path, "/scratch", None, False), UNSET)
 
 
 def test_options_may_stand_before_the_command(core):
@@ -381,6 +420,294 @@ def test_what_to_download_reaches_the_core(core, capsys):
         "fetched 2 files (5.0 kB), 3 there already, "
         "4 there that differ and were kept (--overwrite replaces them)\n"
     )
+
+
+# Fleets
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-n"], "--number needs a value, --number=N; see adr launch --help"),
+        (["-n", "0"], "-n takes a whole number from 1 up, or auto, not '0'"),
+        (["-nx"], "-n takes a whole number from 1 up, or auto, not 'x'"),
+        (["-n=1001"], "-n takes at most 1,000, not 1001"),
+        (
+            ["-n", "2", "-n3"],
+            "--number is given 2 times, where it counts once; see adr launch --help",
+        ),
+        (["--max=5"], "--max bounds -n auto: give that as well, or leave it out"),
+        (["-nauto", "--max=0"], "--max takes a number from 1 to 1,000, not '0'"),
+        (["-nauto", "--max=1.5"], "--max takes a whole number, not '1.5'"),
+        (
+            ["--ait=c7i.large,m5"],
+            "--ait takes instance types such as c7i.large, with commas between them, not 'm5'",
+        ),
+        (["--ami=x"], "--ami takes an id such as ami-0a1b2c3d, not 'x'"),
+        (
+            ["--ami=ami-1", "--image=ubuntu"],
+            "--ami and --image both name the machine image: give one of them",
+        ),
+        (["--image=windows"], "--image takes ubuntu or amazon, not 'windows'"),
+        (
+            ["--asg=default"],
+            "--asg takes ids of security groups such as sg-0a1b2c3d, with commas between them, "
+            "not 'default'",
+        ),
+        (["--subnet=vpc-1"], "--subnet takes an id such as subnet-0a1b2c3d, not 'vpc-1'"),
+        (["--fallback"], "--fallback is for --spot: give that as well, or leave it out"),
+        (["--disk=0"], "--disk takes a number from 1 to 65,536, not '0'"),
+        (
+            ["--volume=snap-1"],
+            "--volume takes a snapshot and where to mount it, snap-0a1b2c3d:/mnt/data, "
+            "not 'snap-1'",
+        ),
+        (
+            ["--volume=snap-1:/mnt/../etc"],
+            "--volume takes a snapshot and where to mount it, snap-0a1b2c3d:/mnt/data, "
+            "not 'snap-1:/mnt/../etc'",
+        ),
+        (
+            ["--volume=snap-1:/a", "--volume=snap-2:/a/"],
+            "two volumes cannot both be mounted at /a: choose another path",
+        ),
+        (["--max-hours=0"], "--max-hours takes a number above 0 to 8,760, not '0'"),
+        (["--idle=nan"], "--idle takes a number above 0 to 525,600, not 'nan'"),
+        (["--keep", "--idle=5"], "--keep turns --idle off: give one of them"),
+        (["--slots=0"], "--slots takes a number from 1 to 1,000, not '0'"),
+        (["--setup=none"], "--setup=none is no file that can be read: check its name"),
+        (
+            ["--prepare", "--setup=none"],
+            "--setup means nothing with --prepare: give it to adr prepare",
+        ),
+        (["--user=me"], "--user means nothing for instances of EC2: leave it out"),
+        (["--hosts=a", "-n1"], "-n means nothing with --hosts: as many as are named are launched"),
+        (["--hosts=a", "--spot"], "--spot means nothing for hosts over SSH: leave it out"),
+        (
+            ["--hosts=-oProxyCommand=x"],
+            "--hosts takes names such as lab1 or user@lab2:2222, with "
+            "commas between them, not '-oProxyCommand=x'",
+        ),
+        (
+            ["--hosts=a", "--hours=1", "--copy-credentials"],
+            "--hours is for credentials that end, not for --copy-credentials",
+        ),
+        (
+            ["--password=x", "--ask-password"],
+            "--password and --ask-password both give the password: choose one",
+        ),
+        (["--ask-password"], "--ask-password is for --hosts: give that as well, or leave it out"),
+    ],
+)
+def test_a_launch_that_cannot_be_is_refused_in_a_sentence(core, words, sentence, capsys):
+    assert main(["launch", f"--runner={RUNNER}", *words]) == 2
+    assert capsys.readouterr() == ("", f"adr: {sentence}\n")
+    assert core.calls == []
+
+
+@pytest.mark.parametrize("option", ["--spot", "--setup=x", "--disk=9", "--max=2", "--user=me"])
+def test_what_means_nothing_on_this_machine_is_refused(core, tmp_path, option, capsys):
+    path = local_runner(tmp_path / "here")
+    assert main(["launch", path, option]) == 2
+    name = option.partition("=")[0]
+    assert capsys.readouterr().err == (
+        f"adr: {name} means nothing for workers on this machine: leave it out\n"
+    )
+    assert core.calls == []
+
+
+@pytest.mark.parametrize("number", [["-n", "5"], ["-n5"], ["-n=5"], ["--number=5"]])
+def test_a_number_of_hosts_may_be_written_in_every_usual_way(core, number):
+    assert main(["launch", *number, RUNNER]) == 0
+    assert core.only("plan_launch")[0] == (RUNNER, Ec2Spec(n=5), None)
+
+
+def test_options_of_a_launch_reach_the_plan(core, tmp_path):
+    (tmp_path / "setup.sh").touch()
+    words = [
+        "launch", "-n", "auto", "--max=20", "--ait", "c7i.large,m6i.large", "--ami=ami-1",
+        "--asg=sg-1, sg-2", "--akp=my key", "--subnet=subnet-1", "--spot", "--fallback",
+        "--disk=50", "--volume=snap-1:/mnt/a", "--volume", "snap-2:/b", "--max-hours=1.5",
+        "--idle=3", "--slots=2", "--setup=setup.sh", "--instance-profile=mine", "--aws-for-jobs",
+        "--pip-options=--index-url x", "--region=eu-north-1", RUNNER,
+    ]  # fmt: skip
+    assert main(words) == 0
+    spec = Ec2Spec(
+        n=None, most=20, types=("c7i.large", "m6i.large"), ami="ami-1", groups=("sg-1", "sg-2"),
+        key_pair="my key", subnet="subnet-1", spot=True, fallback=True, disk_gib=50,
+        volumes=(Volume("snap-1", "/mnt/a"), Volume("snap-2", "/b")), setup=Path("setup.sh"),
+        instance_profile="mine", aws_for_jobs=True, pip_options="--index-url x",
+        worker=WorkerOptions(slots=2, idle_min=3, max_hours=1.5),
+    )  # fmt: skip
+    assert core.only("plan_launch") == ((RUNNER, spec, "eu-north-1"), {})
+    assert core.only("launch_plan")[0] == (
+        RUNNER, spec, core.answers["plan_launch"], "eu-north-1"
+    )  # fmt: skip
+
+
+def test_options_of_a_launch_default_to_the_configuration(core):
+    for name, value in (
+        ("machine_image", "ami-1"),
+        ("instance_type", "m3.medium"),
+        ("security_groups", ["sg-1"]),
+        ("key_pair", "mine"),
+    ):
+        config.update_config("aws", "configuration", name, value)
+    assert main(["launch", RUNNER]) == 0
+    assert main(["launch", "--ait=c7i.large", "--image=amazon", "--akp=other", RUNNER]) == 0
+    first, second = [args[1] for name, args, _ in core.calls if name == "plan_launch"]
+    groups = ("sg-1",)
+    assert first == Ec2Spec(types=("m3.medium",), ami="ami-1", groups=groups, key_pair="mine")
+    assert second == Ec2Spec(types=("c7i.large",), image="amazon", groups=groups, key_pair="other")
+
+
+def test_hosts_of_ones_own_are_launched_over_ssh(core):
+    words = ["--hosts=lab1,me@lab2:2222,lab1", "--user=you", "--password=pw", "--key=id", "--keep"]
+    assert main(["launch", *words, "--hours=2", "--timeout=60", RUNNER]) == 0
+    spec = SshSpec(
+        ("lab1", "me@lab2:2222"), user="you", password="pw", key_filename="id", timeout_s=60,
+        credential_hours=2, worker=WorkerOptions(keep=True),
+    )  # fmt: skip
+    assert core.only("plan_launch")[0][1] == spec
+
+
+def test_the_user_of_the_configuration_is_used_only_where_it_was_chosen(core):
+    assert main(["launch", "--hosts=a", RUNNER]) == 0
+    config.update_config("ssh", "user", "me")
+    config.update_config("ssh", "key_filename", "~/.ssh/mine")
+    assert main(["launch", "--hosts=a", RUNNER]) == 0
+    first, second = [args[1] for name, args, _ in core.calls if name == "plan_launch"]
+    assert (first.user, first.key_filename) == (None, None)
+    assert (second.user, second.key_filename) == ("me", "~/.ssh/mine")
+
+
+def test_a_local_launch_asks_for_processes(core, tmp_path):
+    path = local_runner(tmp_path / "here")
+    assert main(["launch", "-n2", "--slots=3", "--keep", "here"]) == 0
+    spec = LocalSpec(2, WorkerOptions(slots=3, keep=True))
+    assert core.only("plan_launch")[0] == (path, spec, None)
+
+
+def test_a_launch_says_what_it_costs_and_prints_addresses(core, capsys):
+    assert main(["launch", "-n2", RUNNER]) == 0
+    said = capsys.readouterr()
+    assert said.out == "3.0.0.1\ni-2\n"
+    assert said.err.splitlines() == [
+        "launching 2 hosts: about 0.20 US dollars an hour, disks and traffic not counted",
+        "a note",
+    ]
+
+
+def test_a_launch_in_part_is_kept_and_said(core, capsys):
+    core.answers["launch_plan"] = LaunchReport(3, [FIRST], failed={"2 of 3": "no capacity"})
+    assert main(["launch", "-n3", "--quiet", RUNNER]) == 1
+    assert capsys.readouterr() == ("3.0.0.1\n", "adr: could not launch 2 of 3: no capacity\n")
+    assert main(["launch", "-n3", "--json", "--quiet", RUNNER]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["failed"] == {"2 of 3": "no capacity"}
+    assert printed["hosts"][0]["address"] == "3.0.0.1"
+
+
+def test_a_dry_run_of_a_launch_shows_the_plan_and_stops(core, capsys):
+    assert main(["launch", "--dry-run", RUNNER]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "type  c7i.large",
+        "cost  about 0.20 US dollars an hour, disks and traffic not counted",
+    ]
+    assert main(["launch", "--dry-run", "--json", RUNNER]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "schema": 1, "n": 2, "fleet": "ec2", "hourly_usd": 0.2,
+    }  # fmt: skip
+    assert {name for name, _, _ in core.calls} == {"plan_launch"}
+
+
+def test_what_to_prepare_reaches_the_core(core, capsys):
+    words = ["--hosts=a,i-1", "--user=me", "--password=pw", "--key=id", "--timeout=9", "--hours=3"]
+    assert main(["prepare", *words, "--setup=s", "--pip-options=-i x", "--slots=2", RUNNER]) == 0
+    assert core.only("prepare") == (
+        (RUNNER, None, ["a", "i-1"], "me", "pw", "id"),
+        {
+            "warn_only": True, "timeout": 9.0, "renew": False, "hours": 3.0,
+            "copy_credentials": False, "keep": False, "setup": "s", "pip_options": "-i x",
+            "slots": "2", "idle": None, "max_hours": None,
+        },
+    )  # fmt: skip
+    assert capsys.readouterr().out == "3.0.0.1\n"
+
+
+@pytest.mark.parametrize(("warn_only", "status"), [([], 1), (["--warn-only"], 0)])
+def test_a_host_that_cannot_be_prepared_is_named(core, capsys, warn_only, status):
+    core.answers["prepare"] = LaunchReport(2, [FIRST], failed={"lab2": "it does not answer"})
+    assert main(["prepare", *warn_only, RUNNER]) == status
+    said = capsys.readouterr()
+    assert said == ("3.0.0.1\n", "adr: could not prepare lab2: it does not answer\n")
+
+
+def test_a_password_is_asked_for_on_a_terminal_only(core, monkeypatch, capsys):
+    assert main(["prepare", "--ask-password", RUNNER]) == 2
+    assert "--ask-password needs a terminal" in capsys.readouterr().err
+    on_terminal(monkeypatch, "")
+    monkeypatch.setattr("getpass.getpass", lambda *_: "secret")
+    assert main(["prepare", "--ask-password", RUNNER]) == 0
+    assert core.only("prepare")[0][4] == "secret"
+
+
+@pytest.mark.parametrize(
+    ("verb", "printed", "said"),
+    [
+        ("start", "3.0.0.1\n", "i-1: running\n"),
+        ("stop", "", "i-2: stopped (low disk\\x1b)\n"),
+    ],
+)
+def test_hosts_are_stopped_and_started(core, verb, printed, said, capsys):
+    assert main([verb, "--hosts=i-1,3.0.0.2", "--region=eu-north-1", RUNNER]) == 0
+    assert core.only(verb) == ((RUNNER, "eu-north-1", ["i-1", "3.0.0.2"]), {})
+    assert capsys.readouterr() == (printed, said)
+    assert main([verb, "--json", "--quiet", RUNNER]) == 0
+    assert json.loads(capsys.readouterr().out)["hosts"][0]["fleet"] == "ec2"
+
+
+def test_nothing_to_stop_is_said(core, capsys):
+    core.answers["stop"] = []
+    assert main(["stop", RUNNER]) == 0
+    assert capsys.readouterr() == ("", "there is nothing to stop\n")
+
+
+def test_only_the_named_hosts_are_destroyed(core, capsys):
+    config.update_config("runner", RUNNER)
+    assert main(["destroy", "--yes", "--hosts=i-1, i-2"]) == 0
+    assert core.only("destroy") == (
+        (RUNNER, None, ["i-1", "i-2"]), {"batch": None, "purge": False}
+    )  # fmt: skip
+    assert config.load_config("runner") == RUNNER
+    assert capsys.readouterr().err == f"destroyed i-1, i-2 of runner {RUNNER}\n"
+
+
+def test_destroy_says_how_many_hosts_would_end(core, monkeypatch, capsys):
+    core.answers["list_hosts"] = some_hosts()
+    on_terminal(monkeypatch, "n")
+    assert main(["destroy", RUNNER]) == 1
+    assert f"Destroy runner {RUNNER} with 2 hosts, but not its results?" in capsys.readouterr().err
+    assert main(["destroy", "--hosts=i-1", RUNNER]) == 1
+    assert f"Destroy i-1 of runner {RUNNER}? There is no undo." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("interrupted", "status"), [(False, 0), (True, 130)])
+def test_a_worker_that_a_signal_has_ended_exits_130(core, interrupted, status):
+    core.answers["process"].interrupted = interrupted
+    assert main(["process", RUNNER]) == status
+
+
+def test_options_of_a_worker_of_a_fleet_reach_the_core(core):
+    words = [
+        "--host=i-1", "--idle=2.5", "--max-hours=8", "--alive=/run/alive", "--spot",
+        "--job-user=adr-job", "--aws-for-jobs",
+    ]  # fmt: skip
+    assert main(["process", *words, RUNNER]) == 0
+    assert core.only("process")[1] == {
+        "slots": None, "host": "i-1", "idle": 2.5, "max_hours": 8.0, "alive": "/run/alive",
+        "spot": True, "job_user": "adr-job", "aws_for_jobs": True,
+    }  # fmt: skip
 
 
 # Runners
@@ -442,7 +769,7 @@ def test_after_the_current_runner_is_destroyed_another_live_one_is_current(core,
         runner_info(OTHER),
     ]
     assert main(["destroy", "--yes", "--purge"]) == 0
-    assert core.only("destroy") == ((RUNNER, None), {"batch": None, "purge": True})
+    assert core.only("destroy") == ((RUNNER, None, None), {"batch": None, "purge": True})
     assert config.load_config("runner") == OTHER
     assert f"the current runner is now {OTHER}" in capsys.readouterr().err
 
@@ -629,18 +956,57 @@ def test_status_as_json_is_that_of_the_core(core, capsys, jobs):
     assert core.only("status") == ((RUNNER, None), {"batch": "b"})
 
 
-def test_workers_of_a_runner_are_listed(core, capsys):
-    core.answers["status"] = some_status()
+def some_hosts():
+    slot = SlotInfo("b", 1, 0, "a1", 0.0)
+    worker = WorkerInfo("w1", "i-1", 42, 4, 0.0, "0", done=7, running=(slot,), note="draining")
+    by_hand = WorkerInfo("w2", "desk\x1b", 43, 1, 0.0, "0")
+    return [
+        HostView(FIRST, (worker,)),
+        HostView(SECOND, setup_failed=True),
+        HostView(Host("desk\x1b", "", HostState.RUNNING), (by_hand,)),
+    ]
+
+
+def test_hosts_of_a_runner_are_listed(core, capsys):
+    core.answers["list_hosts"] = some_hosts()
     assert main(["list", RUNNER]) == 0
-    assert "host\\x1b" in capsys.readouterr().out
+    header, first, second, third = capsys.readouterr().out.splitlines()
+    assert header.split() == [
+        "HOST", "ADDRESS", "STATE", "TYPE", "MARKET", "AGE", "SLOTS", "DONE", "NOTE"
+    ]  # fmt: skip
+    assert first.split()[:5] == ["i-1", "3.0.0.1", "running", "c7i.large", "spot"]
+    assert first.split()[-3:] == ["1/4", "7", "draining"]
+    assert "setup failed" in second
+    assert "adr logs --worker=i-2; low disk\\x1b" in second
+    assert third.startswith("desk\\x1b ")
+    assert "0/1" in third
+
+
+def test_hosts_of_a_runner_are_listed_as_json(core, capsys):
+    core.answers["list_hosts"] = some_hosts()
     assert main(["list", "--json", RUNNER]) == 0
-    assert json.loads(capsys.readouterr().out)["workers"][0]["pid"] == 42
+    printed = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in printed["hosts"]] == ["i-1", "i-2", "desk\x1b"]
+    first = printed["hosts"][0]
+    assert (first["state"], first["slots"], first["busy"], first["done"]) == ("running", 4, 1, 7)
+    assert [each["pid"] for each in printed["workers"]] == [42, 43]
+
+
+def test_a_runner_without_hosts_says_so(core, capsys):
+    assert main(["list", RUNNER]) == 0
+    assert capsys.readouterr() == ("", "there are no hosts: adr launch starts some\n")
 
 
 def test_logs_are_written_byte_by_byte(core, capfdbinary):
     assert main(["logs", f"--runner={RUNNER}", "--", "-case1"]) == 0
     assert capfdbinary.readouterr().out == b"one\n\xff\x00two"
     assert core.only("logs") == ((RUNNER, "-case1", None), {})
+
+
+def test_what_a_host_has_said_is_written_byte_by_byte(core, capfdbinary):
+    assert main(["logs", f"--runner={RUNNER}", "--worker=i-1"]) == 0
+    assert capfdbinary.readouterr().out == b"no\xff such package\n"
+    assert core.only("host_output") == ((RUNNER, "i-1", None), {})
 
 
 # Errors

@@ -1,0 +1,256 @@
+"""The commands about runners: create, list, set, config and destroy."""
+
+from __future__ import annotations
+
+import logging
+
+from adr import hostoutput, output
+from adr.commands.base import command
+from adr.current import configured_runner, runner_of, same_runner
+from adr.errors import AdrError, UsageError
+from adr.options import Arguments
+
+__all__ = ["adr_config", "adr_create", "adr_destroy", "adr_list", "adr_set"]
+
+
+_log = logging.getLogger(__name__)
+
+
+@command
+def adr_create(given: Arguments) -> int:
+    """Create a runner, print its id and make it the current one.
+
+    Usage:
+      adr create [options]
+
+    Options:
+      --local                A runner in a folder of this machine, not on AWS
+      --dir=DIR              Its folder; without, one of its own among the data of
+                             the user
+      --region=REGION        Amazon region
+      --json                 Print the id as JSON
+      <general options>
+    """
+    from adr import adr as core
+    from adr import config
+
+    local, directory = given.flag("--local"), given.text("--dir")
+    if directory is not None and not local:
+        raise UsageError("--dir is the folder of a local runner: give --local as well")
+    # A broken configuration is to be noticed before there is a runner that it cannot name.
+    config.load_config()
+    runner = core.create(given.text("--region"), local=local, directory=directory)
+    try:
+        config.update_config("runner", runner)
+    except AdrError:
+        core.destroy(runner, given.text("--region"), purge=True)
+        raise
+    if given.flag("--json"):
+        output.print_json({"runner": runner})
+    else:
+        print(runner)
+    return 0
+
+
+@command
+def adr_list(given: Arguments) -> int:
+    """List runners, the current one with a star; or the hosts of one runner.
+
+    Usage:
+      adr list [options] [--] [<runner>]
+
+    Options:
+      --orphans              List instances that adr has launched, in all regions,
+                             whose runner is gone
+      --json                 Print JSON
+      <runner options>
+      <general options>
+    """
+    from adr import adr as core
+
+    named = given.text("<runner>") or given.text("--runner")
+    if given.flag("--orphans"):
+        if named:
+            raise UsageError("--orphans looks for instances without a runner: name none")
+        orphans = core.list_orphans(given.text("--region"))
+        if given.flag("--json"):
+            output.print_json({"orphans": [hostoutput.orphan_data(each) for each in orphans]})
+        else:
+            hostoutput.print_orphans(orphans)
+        return 0
+    if not named:
+        return _list_runners(given)
+    runner = runner_of(given)
+    hosts = core.list_hosts(runner, given.text("--region"))
+    if given.flag("--json"):
+        workers = [worker.to_dict() for host in hosts for worker in host.workers]
+        found = [host.to_dict() for host in hosts]
+        output.print_json({"runner": runner, "hosts": found, "workers": workers})
+    elif hosts:
+        hostoutput.print_hosts(hosts)
+    else:
+        output.say("there are no hosts: adr launch starts some")
+    return 0
+
+
+@command
+def adr_set(given: Arguments) -> int:
+    """Choose the current runner; without one, list those there are.
+
+    Usage:
+      adr set [options] [--] [<runner>]
+
+    Options:
+      --json                 Print JSON
+      <runner options>
+      <general options>
+    """
+    from adr import config
+    from adr.runner import is_local_runner, is_runner_id
+
+    if not (given.text("<runner>") or given.text("--runner")):
+        return _list_runners(given)
+    runner = runner_of(given)
+    if not (is_runner_id(runner) or is_local_runner(runner)):
+        raise UsageError(f"{runner!r} is no runner: adr list shows those there are")
+    config.update_config("runner", runner)
+    if given.flag("--json"):
+        output.print_json({"runner": runner})
+    return 0
+
+
+@command
+def adr_config(given: Arguments) -> int:
+    """Answer the questions of the configuration wizard; Enter keeps a value.
+
+    Usage:
+      adr config [options]
+
+    Options:
+      <general options>
+    """
+    from adr import config
+
+    config.wizard()
+    return 0
+
+
+@command
+def adr_destroy(given: Arguments) -> int:
+    """Destroy a runner: its hosts, queue and inputs; results and records are kept.
+
+    Usage:
+      adr destroy [options] [--] [<runner>]
+
+    Workers notice within seconds. What they wrote of a purged batch meanwhile is
+    removed by the same command again.
+
+    Options:
+      --hosts=HOSTS          Only end these hosts, by name or address, with commas
+      --batch=BATCH          Only this batch
+      --purge                Remove results and records as well
+      --yes                  Ask nothing
+      --json                 Print the outcome as JSON
+      <runner options>
+      <general options>
+    """
+    from adr import adr as core
+
+    runner, batch, purge = runner_of(given), given.text("--batch"), given.flag("--purge")
+    hosts = given.listed("--hosts")
+    if hosts is not None and (batch is not None or purge):
+        raise UsageError("--hosts ends hosts and nothing else: leave --batch and --purge out")
+    whole = hosts is None and batch is None
+    what = f"runner {runner}"
+    if batch is not None:
+        what = f"batch {batch} of {what}"
+    elif hosts is not None:
+        what = f"{', '.join(hosts)} of {what}"
+    if not given.flag("--yes") and not _agreed(given, runner, what, whole, hosts is not None):
+        output.say("nothing has been destroyed")
+        return 1
+    with output.progress(given.flag("--quiet")) as progress:
+        core.destroy(
+            runner,
+            given.text("--region"),
+            hosts,
+            batch=batch,
+            purge=purge,
+            progress=progress,
+        )
+    before = configured_runner()
+    current = _current_after(given, runner) if whole else before
+    if not given.flag("--quiet"):
+        output.say(f"destroyed {output.plain(what)}")
+        if current != before:
+            output.say(f"the current runner is now {output.plain(current or 'none')}")
+    if given.flag("--json"):
+        output.print_json(
+            {"runner": runner, "hosts": hosts, "batch": batch, "purged": purge, "current": current}
+        )
+    return 0
+
+
+def _agreed(given: Arguments, runner: str, what: str, whole: bool, hosts: bool) -> bool:
+    """Ask whether that is to be destroyed, with all that would go with it."""
+    refusal = f"not destroyed {what}, as there is no terminal to ask on: confirm with --yes"
+    output.need_terminal(refusal)
+    also = _hosts_that_end(given, runner) if whole else ""
+    kept = "with all its results" if given.flag("--purge") else "but not its results"
+    question = f"Destroy {output.plain(what)}{also}{'' if hosts else ', ' + kept}?"
+    return output.confirm(f"{question} There is no undo.", refusal)
+
+
+def _hosts_that_end(given: Arguments, runner: str) -> str:
+    from adr import adr as core
+
+    try:
+        hosts = core.list_hosts(runner, given.text("--region"))
+    except AdrError as error:
+        # What is half destroyed can be destroyed all the same.
+        _log.debug("the hosts are not known: %s", error)
+        return ""
+    number = sum(1 for host in hosts if host.host.fleet and host.host.state.value != "ended")
+    return f" with {output.count(number, 'host')}" if number else ""
+
+
+def _list_runners(given: Arguments) -> int:
+    from adr import adr as core
+
+    current = configured_runner()
+    runners = core.list_runners(given.text("--region"))
+    stars = [current is not None and same_runner(info.runner, current) for info in runners]
+    if given.flag("--json"):
+        rows = zip(runners, stars, strict=True)
+        output.print_json({"runners": [output.runner_data(info, star) for info, star in rows]})
+        return 0
+    for info, star in zip(runners, stars, strict=True):
+        print(("* " if star else "  ") + output.runner_line(info))
+    if not runners:
+        output.say("there are no runners: adr create makes one")
+    return 0
+
+
+def _current_after(given: Arguments, destroyed: str) -> str | None:
+    """Make another live runner the current one, where the current one was destroyed."""
+    from adr import adr as core
+    from adr import config
+    from adr.runner import is_runner_id
+
+    current = configured_runner()
+    if current is None or not same_runner(current, destroyed):
+        return current
+    # Unset first: whatever happens next, the configuration must not name what is gone.
+    config.update_config("runner", None)
+    try:
+        # After a local runner comes another local one: AWS has no part in this.
+        local = not is_runner_id(destroyed)
+        runners = core.list_runners(given.text("--region"), local=local)
+    except AdrError as error:
+        _log.warning("no other runner becomes the current one: %s", error)
+        return None
+    live = [info.runner for info in runners if not info.results_only]
+    following = next((each for each in live if not same_runner(each, destroyed)), None)
+    if following:
+        config.update_config("runner", following)
+    return following

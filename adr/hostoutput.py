@@ -1,0 +1,108 @@
+"""How the console shows hosts: plans, launches and lists, as text and as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from adr.models import time_text
+from adr.output import count, duration_text, plain, print_table
+
+if TYPE_CHECKING:
+    from adr.fleets.base import Host, LaunchPlan, LaunchReport
+    from adr.launching import HostView
+
+__all__ = [
+    "change_lines",
+    "cost_lines",
+    "failure_lines",
+    "host_data",
+    "plan_data",
+    "plan_lines",
+    "print_addresses",
+    "print_hosts",
+    "report_data",
+]
+
+
+def plan_lines(plan: LaunchPlan) -> Iterator[str]:
+    """Describe what would be launched."""
+    lines = [*plan.lines, *((("cost", _cost(plan)),) if plan.hourly_usd is not None else ())]
+    width = max((len(label) for label, _ in lines), default=0)
+    for label, text in lines:
+        yield f"{label:{width}}  {plain(text)}"
+
+
+def plan_data(plan: LaunchPlan) -> dict[str, Any]:
+    """Return what would be launched, for JSON."""
+    return {"n": plan.n, **plan.data, "hourly_usd": plan.hourly_usd}
+
+
+def cost_lines(plan: LaunchPlan) -> Iterator[str]:
+    """Say what is about to be paid, where that is known."""
+    if plan.hourly_usd is not None:
+        yield f"launching {count(plan.n, 'host')}: {_cost(plan)}"
+
+
+def _cost(plan: LaunchPlan) -> str:
+    return f"about {plan.hourly_usd:.2f} US dollars an hour, disks and traffic not counted"
+
+
+def failure_lines(report: LaunchReport, verb: str) -> Iterator[str]:
+    """Name each host that is not there, and why."""
+    for name, why in report.failed.items():
+        yield f"adr: could not {verb} {plain(name)}: {plain(why)}"
+
+
+def report_data(report: LaunchReport) -> dict[str, Any]:
+    """Return what was launched, for JSON."""
+    return {
+        "wanted": report.wanted,
+        "hosts": list(map(host_data, report.hosts)),
+        "failed": dict(report.failed),
+        "notes": list(report.notes),
+    }
+
+
+def host_data(host: Host) -> dict[str, Any]:
+    """Return a host, for JSON; times as text."""
+    data = asdict(host)
+    del data["bare"]
+    return {**data, "state": host.state.value, "started_at": time_text(host.started_at)}
+
+
+def change_lines(hosts: Sequence[Host], verb: str) -> Iterator[str]:
+    """Say what became of hosts that were to be started or stopped."""
+    if not hosts:
+        yield f"there is nothing to {verb}"
+    for host in hosts:
+        note = f" ({plain(host.note)})" if host.note else ""
+        yield f"{plain(host.name)}: {host.state}{note}"
+
+
+def print_addresses(hosts: Iterable[Host]) -> None:
+    """Print one address a line; of a host without any the name."""
+    for host in hosts:
+        print(plain(host.address or host.name))
+
+
+def print_hosts(views: Sequence[HostView]) -> None:
+    """Print one line per host."""
+    now = time.time()
+    header = ["HOST", "ADDRESS", "STATE", "TYPE", "MARKET", "AGE", "SLOTS", "DONE", "NOTE"]
+    rows = []
+    for view in views:
+        host = view.host
+        age = "" if host.started_at is None else duration_text(max(now - host.started_at, 0))
+        state = "setup failed" if view.setup_failed else host.state.value
+        slots = f"{view.busy}/{view.slots}" if view.workers else "-"
+        done = f"{view.done:,}" if view.workers else ""
+        rows.append(
+            [host.name, host.address, state, host.type, host.market, age, slots, done, view.note]
+        )
+    # Of hosts of one's own there are neither addresses nor types.
+    shown = [n for n in range(len(header)) if n < 3 or any(row[n] for row in rows)]
+    shown = [n for n in shown if n != 1 or any(row[1] and row[1] != row[0] for row in rows)]
+    print_table([header[n] for n in shown], [[row[n] for n in shown] for row in rows])
