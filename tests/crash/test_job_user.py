@@ -89,7 +89,12 @@ class Divided(Scene):
         arguments = json.dumps({**settings, "options": self.options})
         command = [*self._before, "-m", "tests.drive", arguments, *words]
         log = self.folder / f"process-{len(self._processes)}.log"
-        process = Process(command, log, {"SCENE": str(self.folder)})
+        # What a worker makes for jobs is open to them even so.
+        usual = os.umask(0o077)
+        try:
+            process = Process(command, log, {"SCENE": str(self.folder)})
+        finally:
+            os.umask(usual)
         self._processes.append(process)
         return process
 
@@ -209,7 +214,7 @@ def test_a_job_reaches_nothing_of_its_worker(scene: Divided) -> None:
         (
             "place=$(cd -P ../../..; pwd); launcher=$PPID; touch done",
             "worker=$(awk '/^PPid/ { print $2 }' /proc/$launcher/status)",
-            'echo $worker $place > "$SIDE/part"; mv "$SIDE/part" "$SIDE/there"',
+            'echo $worker $launcher $place > "$SIDE/part"; mv "$SIDE/part" "$SIDE/there"',
             'while [ ! -e "$SIDE/go" ]; do sleep 0.05; done',
             *steps,
             "true",
@@ -222,8 +227,9 @@ def test_a_job_reaches_nothing_of_its_worker(scene: Divided) -> None:
     worker = scene.worker(stop_on_empty=True)
     there = scene.side / "there"
     scene.wait(there.exists)
-    pid, place = there.read_text().split()
+    pid, launcher, place = there.read_text().split()
     assert int(pid) == worker.pid
+    assert SECRET.encode() not in Path("/proc", launcher, "environ").read_bytes()
     for name in (f"bundles/open/{batch}.zip", "outbox", "lock", "slot-1/run.sh", "slot-1/log"):
         assert Path(place, name).exists()
     (scene.side / "go").touch()
@@ -232,6 +238,31 @@ def test_a_job_reaches_nothing_of_its_worker(scene: Divided) -> None:
     # then it had none of it
     adr.download(scene.runner, scene.folder / "download")
     assert (scene.folder / "download" / batch / "case" / "done").read_text() == ""
+
+
+def test_a_worker_in_a_unit_lays_its_capabilities_aside_with_its_user(folder: Path) -> None:
+    secret = folder / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    code = f"""
+from pathlib import Path
+from adr.worker.jobuser import JobUser
+
+def look():
+    try:
+        print(Path({str(secret)!r}).read_text())
+    except PermissionError:
+        print("denied")
+
+look()
+with JobUser.find({JOB_USER!r}).rights():
+    look()
+look()
+"""
+    process = Process([*AS_UNIT, "-c", code], folder / "log", {})
+
+    assert process.ended() == 0, process.output()
+    assert process.output().splitlines() == [SECRET, "denied", SECRET]
 
 
 def test_nothing_of_a_killed_worker_is_left(scene: Divided) -> None:
