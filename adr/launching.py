@@ -379,11 +379,13 @@ def _change(
 def _register_those_that_run(runner: Runner, fleet: Fleet, before: Sequence[Host]) -> None:
     """Register and deregister hosts by what has become of them; addresses may have changed."""
     names = {host.name for host in before}
-    running = {
-        host.address
-        for host in fleet.hosts()
-        if host.name in names and host.address and host.state is HostState.RUNNING
-    }
+    try:
+        now = [host for host in fleet.hosts() if host.name in names]
+    except AdrError as error:
+        # What has become of the hosts is more important to hear.
+        _log.warning("the addresses of workers may be out of date: %s", error)
+        return
+    running = {host.address for host in now if host.address and host.state is HostState.RUNNING}
     deregister(runner.store, {host.address for host in before if host.address} - running)
     register(runner.store, running)
 

@@ -1,0 +1,374 @@
+"""Fleets, heartbeats and registered addresses taken together; and how a runner is destroyed.
+
+The runner is a local one, with fleets that only note what is asked of them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from adr import launching
+from adr.destruction import destroy_runner
+from adr.errors import AdrError, PartialFailure, RunnerGone, ServiceError, UsageError
+from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport
+from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec
+from adr.keys import setup_key
+from adr.models import WorkerInfo, new_id
+from adr.orders import read_orders
+from adr.preparing import prepare
+from adr.progress import SILENT
+from adr.runner import create_runner
+
+
+class Bare:
+    """A fleet that can only launch and end; notes the calls in `done`."""
+
+    def __init__(self, kind, *hosts):
+        self.kind = kind
+        self.known = {host.name: host for host in hosts}
+        self.done = []
+        self.broken = {}
+
+    def plan(self, spec, demand):
+        self.done.append(("plan", spec, demand))
+        return LaunchPlan(1, (), {}, spec)
+
+    def launch(self, plan, progress):
+        self.done.append(("launch", plan.request))
+        names = getattr(plan.request, "hosts", ("new",))
+        hosts = [Host(name, self.kind, HostState.RUNNING, name) for name in names]
+        return LaunchReport(len(names), hosts)
+
+    def hosts(self):
+        self._fail("hosts")
+        return list(self.known.values())
+
+    def terminate(self, hosts, progress):
+        self.done.append(("terminate", [host.name for host in hosts]))
+        self._fail("terminate")
+        for host in hosts:
+            self.known.pop(host.name, None)
+
+    def dissolve(self, progress):
+        self.done.append(("dissolve",))
+        self._fail("dissolve")
+
+    def _fail(self, verb):
+        if verb in self.broken:
+            raise self.broken[verb]
+
+
+class Resting(Bare):
+    """A fleet that can also stop and start its hosts."""
+
+    def stop(self, hosts, progress):
+        self.done.append(("stop", [host.name for host in hosts]))
+        return self._all(hosts, "stop", HostState.STOPPED, "")
+
+    def start(self, hosts, progress):
+        self.done.append(("start", [host.name for host in hosts]))
+        return self._all(hosts, "start", HostState.RUNNING, "new-{}")
+
+    def output(self, host):
+        return b"said" if host.name == "i-1" else b""
+
+    def _all(self, hosts, verb, state, address):
+        failed = getattr(self.broken.get(verb), "failed", ())
+        for host in hosts:
+            if host.name not in failed:
+                changed = replace(host, state=state, address=address.format(host.name))
+                self.known[host.name] = changed
+        self._fail(verb)
+        return [self.known[host.name] for host in hosts]
+
+
+RUNNING = Host("i-1", "ec2", HostState.RUNNING, "3.0.0.1")
+WAITING = Host("i-2", "ec2", HostState.RUNNING, "3.0.0.2", bare=True)
+STOPPED = Host("i-3", "ec2", HostState.STOPPED)
+LAB = Host("lab1", "ssh", HostState.RUNNING, "lab1")
+
+
+@pytest.fixture
+def ec2():
+    return Resting("ec2", RUNNING, WAITING, STOPPED)
+
+
+@pytest.fixture
+def ssh():
+    return Resting("ssh", LAB)
+
+
+@pytest.fixture
+def runner(tmp_path, ec2, ssh):
+    made = create_runner(local=True, directory=tmp_path / "runner")
+    return replace(made, fleets={"ec2": lambda: ec2, "ssh": lambda: ssh})
+
+
+def beat(runner, host, **about):
+    """Write the heartbeat of a worker, which lives as long as this process."""
+    worker = new_id()
+    runner.roster._locks.hold(worker)
+    runner.roster.beat(WorkerInfo(worker, host, 1, 4, time.time(), "0", **about))
+
+
+def registered(runner):
+    return launching.addresses(runner.store)
+
+
+# Lists
+
+
+def test_hosts_are_joined_with_their_workers(runner):
+    # given a worker by the name of its host, one by its address, and one of no fleet
+    beat(runner, "i-1", done=3, note="draining")
+    beat(runner, "3.0.0.2", done=1)
+    beat(runner, "desk")
+    beat(runner, "desk")
+    # when
+    views = {view.name: view for view in launching.hosts(runner)}
+    # then
+    assert list(views) == ["i-1", "i-2", "i-3", "lab1", "desk"]
+    assert [view.done for view in views.values()] == [3, 1, 0, 0, 0]
+    assert [view.slots for view in views.values()] == [4, 4, 0, 0, 8]
+    assert views["i-1"].note == "draining"
+    assert views["desk"].host.fleet == ""
+
+
+def test_a_failed_setup_is_shown_also_where_the_host_is_gone(runner):
+    for name in ("i-1", "i-2", "i-9"):
+        runner.store.write(setup_key(name), b"no such package")
+    # a worker lives there by now
+    beat(runner, "i-2")
+
+    views = {view.name: view for view in launching.hosts(runner)}
+
+    assert [name for name, view in views.items() if view.setup_failed] == ["i-1", "i-9"]
+    assert views["i-9"].host.state is HostState.ENDED
+    assert "adr logs --worker=i-9" in views["i-9"].note
+    assert launching.output_of(runner, "i-9") == b"no such package"
+
+
+def test_a_fleet_that_cannot_be_asked_hides_no_other(runner, ec2, caplog):
+    ec2.broken["hosts"] = ServiceError("AWS denies DescribeInstances")
+
+    assert [view.name for view in launching.hosts(runner)] == ["lab1"]
+    assert "the hosts of the fleet ec2 are not known: AWS denies" in caplog.text
+
+
+def test_hosts_are_chosen_by_name_or_address(runner):
+    views = launching.hosts(runner)
+
+    chosen = launching.choose(views, ["lab1", "3.0.0.1"])
+    assert [view.name for view in chosen] == ["i-1", "lab1"]
+    with pytest.raises(UsageError, match="no host 'i-7': it has i-1, i-2, i-3, lab1"):
+        launching.choose(views, ["i-1", "i-7"])
+    with pytest.raises(UsageError, match="no host ''"):
+        launching.choose(views, [""])
+
+
+def test_what_a_host_has_said_is_given_by_its_fleet(runner):
+    assert launching.output_of(runner, "3.0.0.1") == b"said"
+    with pytest.raises(AdrError, match="nothing of what lab1 says"):
+        launching.output_of(runner, "lab1")
+
+
+# Launches
+
+
+def test_launched_hosts_are_registered(runner, ec2):
+    spec = Ec2Spec()
+    report = launching.launch(runner, spec, launching.plan_launch(runner, spec), SILENT)
+
+    assert [host.name for host in report.hosts] == ["new"]
+    assert registered(runner) == ["new"]
+    assert ec2.done == [("plan", spec, Demand()), ("launch", spec)]
+
+
+def test_a_runner_without_such_a_fleet_says_which_it_has(runner):
+    with pytest.raises(UsageError, match="no fleet of the kind local: it has ec2 and ssh"):
+        launching.plan_launch(runner, LocalSpec())
+
+
+# Rest
+
+
+def test_stopping_deregisters_and_starting_registers_the_new_address(runner, ec2, ssh):
+    launching.register(runner.store, ["3.0.0.1", "3.0.0.2", "lab1"])
+
+    launching.stop(runner, None, SILENT)
+    assert registered(runner) == []
+    assert (ec2.done, ssh.done) == ([("stop", ["i-1", "i-2"])], [("stop", ["lab1"])])
+
+    launching.start(runner, ["i-1"], SILENT)
+    assert registered(runner) == ["new-i-1"]
+    assert ec2.done[-1] == ("start", ["i-1"])
+
+
+def test_of_many_hosts_the_failing_ones_are_named_and_the_others_dealt_with(runner, ec2, ssh):
+    # given
+    launching.register(runner.store, ["3.0.0.1", "3.0.0.2", "lab1"])
+    ec2.broken["stop"] = PartialFailure("i-2 has a hiccup", ["i-1"], ["i-2"])
+    # when
+    with pytest.raises(
+        PartialFailure, match="could not stop all hosts: i-2 has a hiccup"
+    ) as caught:
+        launching.stop(runner, None, SILENT)
+    # then
+    assert (caught.value.succeeded, caught.value.failed) == (("i-1", "lab1"), ("i-2",))
+    assert registered(runner) == ["3.0.0.2"]
+    assert ssh.done == [("stop", ["lab1"])]
+
+
+def test_one_error_alone_stays_what_it_is(runner, ec2):
+    ec2.broken["stop"] = UsageError("no")
+
+    with pytest.raises(UsageError, match=r"^no$"):
+        launching.stop(runner, ["i-1"], SILENT)
+
+
+def test_a_fleet_that_cannot_rest_says_so_before_anything_is_done(runner, ssh):
+    other = replace(runner, fleets={**runner.fleets, "ec2": lambda: Bare("ec2", RUNNING)})
+
+    with pytest.raises(UsageError, match="the fleet ec2 cannot stop its hosts: adr destroy"):
+        launching.stop(other, None, SILENT)
+    assert ssh.done == []
+
+
+def test_workers_started_by_hand_are_left_alone(runner):
+    beat(runner, "desk")
+
+    for act in (launching.stop, launching.start, launching.terminate):
+        with pytest.raises(UsageError, match="desk, whose worker was started by hand"):
+            act(runner, ["desk"], SILENT)
+
+
+def test_ended_hosts_are_forgotten(runner, ec2):
+    launching.register(runner.store, ["3.0.0.1", "3.0.0.2"])
+    for name in ("i-1", "i-9"):
+        runner.store.write(setup_key(name), b"x")
+
+    launching.terminate(runner, ["i-1", "i-9"], SILENT)
+
+    assert registered(runner) == ["3.0.0.2"]
+    assert [view.name for view in launching.hosts(runner)] == ["i-2", "i-3", "lab1"]
+
+
+# Preparing
+
+
+def test_the_hosts_of_a_runner_are_prepared_as_they_are_reached(runner, ssh):
+    report = prepare(runner, SshSpec(()), SILENT)
+
+    assert [request for verb, request, *_ in ssh.done if verb == "launch"] == [
+        SshSpec(("lab1",)),
+        SshSpec(("3.0.0.2",), user="ubuntu", remember=False),
+    ]
+    assert report.wanted == 2
+    assert report.notes == [
+        "i-1 sets itself up and needs no preparation",
+        "i-3 sets itself up and needs no preparation",
+    ]
+    assert registered(runner) == ["3.0.0.2", "lab1"]
+
+
+def test_only_the_named_hosts_are_prepared(runner, ssh):
+    prepare(runner, SshSpec(("i-2", "lab2"), user="me"), SILENT)
+
+    assert [request for verb, request, *_ in ssh.done if verb == "launch"] == [
+        SshSpec(("lab2",), user="me"),
+        SshSpec(("3.0.0.2",), user="me", remember=False),
+    ]
+
+
+def test_hosts_that_set_themselves_up_need_no_preparation(runner, ec2, ssh):
+    ec2.known, ssh.known = {"i-1": RUNNING}, {}
+
+    report = prepare(runner, SshSpec(()), SILENT)
+
+    assert report == LaunchReport(0, notes=["i-1 sets itself up and needs no preparation"])
+    assert ssh.done == []
+
+
+def test_without_any_host_to_prepare_the_way_to_one_is_told(runner, ec2, ssh):
+    ec2.known, ssh.known = {}, {}
+
+    with pytest.raises(UsageError, match="no hosts to prepare: name some with --hosts"):
+        prepare(runner, SshSpec(()), SILENT)
+
+
+# The end
+
+
+def test_a_runner_is_destroyed_with_all_its_hosts(runner, ec2, ssh):
+    launching.register(runner.store, ["3.0.0.1"])
+    runner.store.write(setup_key("i-1"), b"x")
+    # what workers see when their hosts end
+    seen = []
+    ending = ec2.terminate
+    ec2.terminate = lambda hosts, progress: (
+        seen.append(read_orders(runner.store).destroyed),
+        ending(hosts, progress),
+    )
+
+    destroy_runner(runner, False, SILENT)
+
+    assert seen == [True]
+    assert ec2.done == [("terminate", ["i-1", "i-2", "i-3"]), ("dissolve",)]
+    assert ssh.done == [("terminate", ["lab1"]), ("dissolve",)]
+    assert [entry.key for entry in runner.store.list("_workers/")] == []
+    # and again
+    destroy_runner(runner, False, SILENT)
+
+
+def test_a_host_that_cannot_be_ended_stops_nothing_else_and_can_be_ended_later(runner, ec2, ssh):
+    # given
+    ec2.broken["terminate"] = ServiceError("AWS is busy")
+    runner.store.write("batch.zip", b"x")
+    # when
+    with pytest.raises(PartialFailure, match="AWS is busy; once that is mended, the same command"):
+        destroy_runner(runner, False, SILENT)
+    # then
+    assert ("dissolve",) not in ec2.done
+    assert ssh.done == [("terminate", ["lab1"]), ("dissolve",)]
+    assert [entry.key for entry in runner.store.list("", flat=True)] == []
+    with pytest.raises(RunnerGone):
+        runner.ledger.send([])
+    # and later
+    del ec2.broken["terminate"]
+    destroy_runner(runner, False, SILENT)
+    assert ec2.done[-1] == ("dissolve",)
+
+
+def test_nothing_is_purged_while_something_that_costs_is_left(runner, ec2):
+    ec2.broken["dissolve"] = AdrError("the volume vol-1 is left")
+
+    with pytest.raises(PartialFailure, match="vol-1 is left"):
+        destroy_runner(runner, True, SILENT)
+    assert read_orders(runner.store).destroyed
+
+    del ec2.broken["dissolve"]
+    destroy_runner(runner, True, SILENT)
+    with pytest.raises(RunnerGone):
+        runner.store.write("x", b"")
+
+
+def test_a_lost_host_does_not_keep_a_runner_from_being_purged(runner, ssh):
+    ssh.broken["terminate"] = PartialFailure("lab1 does not answer", (), ["lab1"])
+
+    with pytest.raises(PartialFailure, match=r"lab1 does not answer$"):
+        destroy_runner(runner, True, SILENT)
+
+    with pytest.raises(RunnerGone):
+        runner.store.write("x", b"")
+
+
+def test_hosts_are_ended_also_where_all_else_is_gone(runner, ec2):
+    runner.remove()
+
+    with pytest.raises(RunnerGone):
+        destroy_runner(runner, False, SILENT)
+
+    assert ec2.done == [("terminate", ["i-1", "i-2", "i-3"]), ("dissolve",)]
