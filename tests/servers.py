@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -126,13 +126,16 @@ def start_ministack(folder: Path, address: str = "127.0.0.1") -> Server:
 
 
 def start_moto(
-    folder: Path, address: str = "127.0.0.1", settings: Mapping[str, str] | None = None
+    folder: Path,
+    address: str = "127.0.0.1",
+    settings: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-m", "moto.server"),
 ) -> Server:
     """Start moto_server; its queues slow with depth, keep them under 300 messages."""
     require(importlib.util.find_spec("moto"), "moto[server] is not installed")
 
     def command(port: int) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)]
+        return [sys.executable, *program, "-H", address, "-p", str(port)]
 
     env = settings or {}
     return Server("moto", command, "/moto-api/", folder, lambda port: env, address)

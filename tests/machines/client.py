@@ -43,7 +43,9 @@ class Client(Shell):
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
     ) -> Done:
-        return super().__call__(*words, status=status, stdin=stdin, env={**self._env, **(env or {})})
+        return super().__call__(
+            *words, status=status, stdin=stdin, env={**self._env, **(env or {})}
+        )
 
     def queue(self, runner: str, url: str, *cases: str) -> str:
         """Queue one job for each case, which all wait at the gate; returns the batch."""

@@ -28,7 +28,7 @@ _LOOK_EVERY_S = 0.2
 #: A system that has not shut down by itself is switched off.
 _PATIENCE_S = 20.0
 #: Requests after which a new instance knows its role.
-_UNKNOWN_ROLE = 2
+_UNKNOWN_ROLE = 1
 _UP = {"pending", "running"}
 
 
@@ -77,6 +77,7 @@ class Cloud:
         # On a real disk: an overlay cannot lie on another, nor keep all it has to on a tmpfs.
         self._disks = Path(tempfile.mkdtemp(prefix="adr-machines-", dir="/var/tmp"))
         self._pressed: dict[str, float] = {}
+        self._seen: set[str] = set()
         self._asleep: set[str] = set()
         self._losing: list[tuple[float, str]] = []
         self._end = threading.Event()
@@ -139,7 +140,10 @@ class Cloud:
         wanted = instance["State"]["Name"] in _UP
         machine = self.machines.get(name)
         if machine is None:
-            if wanted:
+            # At first sight moto may not have told all of it.
+            if wanted and name not in self._seen:
+                self._seen.add(name)
+            elif wanted:
                 machine = self._install(instance, profile)
                 machine.boot()
                 self.machines[name] = machine

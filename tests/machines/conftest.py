@@ -45,7 +45,8 @@ def endpoints(
 ) -> Iterator[Mapping[str, str]]:
     """Serve AWS on the bridge; returns the variables that lead there."""
     ministack = start_ministack(tmp_path_factory.mktemp("ministack"), network.gateway)
-    moto = start_moto(tmp_path_factory.mktemp("moto"), network.gateway, MOTO)
+    program = [str(Path(__file__).with_name("moto_server.py"))]
+    moto = start_moto(tmp_path_factory.mktemp("moto"), network.gateway, MOTO, program)
     yield {
         "AWS_ENDPOINT_URL": moto.url,
         "AWS_ENDPOINT_URL_S3": ministack.url,

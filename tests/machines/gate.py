@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -69,6 +70,12 @@ class Gate:
         self._server.shutdown()
         self._server.server_close()
 
+    def wait_came(self, cases: Collection[str], timeout_s: float) -> None:
+        """Wait until there is a job of each of these cases."""
+        with self._changed:
+            came = self._changed.wait_for(lambda: set(cases) <= set(self.came), timeout_s)
+        assert came, f"after {timeout_s} s there are {sorted(self.came)} of {sorted(cases)}"
+
     def open(self, *cases: str) -> None:
         """Let the jobs of these cases go on, also those still to come."""
         with self._changed:
@@ -79,4 +86,5 @@ class Gate:
         with self._changed:
             self.came.setdefault(case, []).append(address)
             self.said[case] = said
+            self._changed.notify_all()
             self._changed.wait_for(lambda: case in self._open)
