@@ -39,7 +39,7 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
     except RunnerGone as error:
         # Its hosts may well be there, and cost money.
         gone = error
-    trouble = end_all(runner, progress)
+    there, trouble = end_all(runner, progress)
     if gone is None:
         runner.ledger.destroy()
         _delete_inputs(runner, progress)
@@ -57,7 +57,7 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
         raise PartialFailure(
             f"the runner {runner.id} takes no more jobs, but something of it is left: {said}{again}"
         )
-    if gone is not None:
+    if gone is not None and not there:
         raise gone
 
 

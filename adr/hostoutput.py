@@ -12,6 +12,7 @@ from adr.output import count, duration_text, plain, print_table
 
 if TYPE_CHECKING:
     from adr.fleets.base import Host, LaunchPlan, LaunchReport
+    from adr.fleets.ec2 import Orphan
     from adr.launching import HostView
 
 __all__ = [
@@ -19,10 +20,13 @@ __all__ = [
     "cost_lines",
     "failure_lines",
     "host_data",
+    "orphan_data",
+    "orphan_lines",
     "plan_data",
     "plan_lines",
     "print_addresses",
     "print_hosts",
+    "print_orphans",
     "report_data",
 ]
 
@@ -106,3 +110,34 @@ def print_hosts(views: Sequence[HostView]) -> None:
     shown = [n for n in range(len(header)) if n < 3 or any(row[n] for row in rows)]
     shown = [n for n in shown if n != 1 or any(row[1] and row[1] != row[0] for row in rows)]
     print_table([header[n] for n in shown], [[row[n] for n in shown] for row in rows])
+
+
+def print_orphans(orphans: Iterable[Orphan]) -> None:
+    """Print one line per instance without a runner."""
+    now = time.time()
+    rows = []
+    for each in orphans:
+        host = each.host
+        age = "" if host.started_at is None else duration_text(max(now - host.started_at, 0))
+        rows.append(
+            [host.name, each.region, host.state.value, host.type, age, each.runner_id, each.owner]
+        )
+    print_table(["HOST", "REGION", "STATE", "TYPE", "AGE", "RUNNER", "OWNER"], rows)
+
+
+def orphan_lines(orphans: Sequence[Orphan]) -> Iterator[str]:
+    """Say how instances without a runner are ended."""
+    if not orphans:
+        yield "there are no instances without a runner"
+    for runner, region in dict.fromkeys((each.runner_id, each.region) for each in orphans):
+        yield f"to end them: adr destroy --region={region} {plain(runner)}"
+
+
+def orphan_data(orphan: Orphan) -> dict[str, Any]:
+    """Return an instance without a runner, for JSON."""
+    return {
+        "region": orphan.region,
+        "runner": orphan.runner_id,
+        "owner": orphan.owner,
+        **host_data(orphan.host),
+    }

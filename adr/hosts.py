@@ -7,7 +7,7 @@ opens the runner and delegates to `adr.launching`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adr import launching, preparing
 from adr.errors import PartialFailure
@@ -18,6 +18,9 @@ from adr.launchoptions import launch_spec, ssh_spec
 from adr.progress import SILENT, Progress
 from adr.runner import open_runner
 
+if TYPE_CHECKING:
+    from adr.fleets.ec2 import Orphan
+
 __all__ = [
     "get_workers",
     "host_output",
@@ -25,6 +28,7 @@ __all__ = [
     "launch",
     "launch_plan",
     "list_hosts",
+    "list_orphans",
     "plan_launch",
     "prepare",
     "start",
@@ -283,6 +287,25 @@ def list_hosts(runner_id: str, region_name: str | None = None) -> list[HostView]
         Amazon region identifier
     """
     return launching.hosts(open_runner(runner_id, region_name))
+
+
+def list_orphans(region_name: str | None = None) -> tuple[list[Orphan], list[str]]:
+    """List the instances that adr has launched and whose runner is gone, in all regions.
+
+    Parameters
+    ----------
+    region_name : str, optional
+        Amazon region identifier: one that can be asked for all others
+
+    Returns
+    -------
+    list of Orphan, list of str
+        The instances, and which regions could not be asked
+    """
+    from adr.aws import session
+    from adr.fleets.ec2 import orphans
+
+    return orphans(session(region_name))
 
 
 def iterate_workers(

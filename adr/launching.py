@@ -224,9 +224,22 @@ def terminate(runner: Runner, names: Sequence[str], progress: Progress) -> list[
     return chosen
 
 
-def end_all(runner: Runner, progress: Progress) -> dict[str, AdrError]:
-    """End all hosts, whatever else of the runner is gone; returns by fleet what went wrong."""
-    return _in_fleets(runner, runner.fleets, lambda fleet: _ended(fleet, fleet.hosts(), progress))
+def end_all(runner: Runner, progress: Progress) -> tuple[list[Host], dict[str, AdrError]]:
+    """End all hosts, whatever else of the runner is gone.
+
+    Returns
+    -------
+    list of Host, dict
+        Those there were, and by fleet what went wrong
+    """
+    there: list[Host] = []
+
+    def end(fleet: Fleet) -> None:
+        found = fleet.hosts()
+        there.extend(found)
+        fleet.terminate(found, progress)
+
+    return there, _in_fleets(runner, runner.fleets, end)
 
 
 def dissolve(runner: Runner, kinds: Iterable[str], progress: Progress) -> dict[str, AdrError]:

@@ -151,8 +151,8 @@ def launch_workers(
 ) -> list[str]:
     """Launch Amazon workers, tag them and wait for them to be online.
 
-    These are bare instances: nothing is installed on them, and they do not end by themselves.
-    `adr.launch` launches instances that do both.
+    These are bare instances: `prepare` installs adr on them, and they do not end by themselves.
+    `launch` launches instances that do both.
 
     Parameters
     ----------
@@ -189,12 +189,18 @@ def launch_workers(
         If EC2 refuses.
     """
     from adr.aws import translated
+    from adr.fleets.instances import PREPARE
 
     spec = launch_spec("ec2", n, {"ami": ami, "asg": asg, "akp": akp, "ait": ait})
     assert isinstance(spec, Ec2Spec)
     if spec.ami is None:
         raise UsageError("no machine image is given: name one as ami, or with adr config")
-    tags = {"Name": f"adr-{runner_id[:7]}", "Runner": runner_id, "Version": __version__}
+    tags = {
+        "Name": f"adr-{runner_id[:7]}",
+        "Runner": runner_id,
+        "Version": __version__,
+        PREPARE: "yes",
+    }
     tagged = [{"Key": name, "Value": value} for name, value in tags.items()]
     request: dict[str, Any] = {
         "ImageId": spec.ami,

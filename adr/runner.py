@@ -287,8 +287,6 @@ def _open_aws(
         connection = Connection(runner_id, region_name)
     else:
         connection = Connection.from_resources(runner_id, s3=s3, sqs=sqs)
-    # TEMPORARY(F): until adr.fleets.ec2 is in the tree
-    from importlib.util import find_spec
     store = S3Store(connection)
     roster = Roster(store, dead_after_s=dead_after_s)
     return Runner(
@@ -302,9 +300,8 @@ def _open_aws(
         compress=True,
         retention_s=RETENTION_S,
         fleets={
-            kind: partial(_fleet, name, connection, store)
-            for kind, name in (("ec2", "adr.fleets.ec2:Ec2Fleet"), ("ssh", "adr.fleets.ssh:SshFleet"))
-            if find_spec(name.partition(":")[0])
+            "ec2": partial(_fleet, "adr.fleets.ec2:Ec2Fleet", connection, store),
+            "ssh": partial(_fleet, "adr.fleets.ssh:SshFleet", connection, store),
         },
     )
 

@@ -72,12 +72,7 @@ def adr_list(given: Arguments) -> int:
     if given.flag("--orphans"):
         if named:
             raise UsageError("--orphans looks for instances without a runner: name none")
-        orphans = core.list_orphans(given.text("--region"))
-        if given.flag("--json"):
-            output.print_json({"orphans": [hostoutput.orphan_data(each) for each in orphans]})
-        else:
-            hostoutput.print_orphans(orphans)
-        return 0
+        return _list_orphans(given)
     if not named:
         return _list_runners(given)
     runner = runner_of(given)
@@ -90,6 +85,23 @@ def adr_list(given: Arguments) -> int:
         hostoutput.print_hosts(hosts)
     else:
         output.say("there are no hosts: adr launch starts some")
+    return 0
+
+
+def _list_orphans(given: Arguments) -> int:
+    from adr import adr as core
+
+    orphans, notes = core.list_orphans(given.text("--region"))
+    for note in notes:
+        _log.warning("%s", note)
+    if given.flag("--json"):
+        found = [hostoutput.orphan_data(each) for each in orphans]
+        output.print_json({"orphans": found, "notes": notes})
+    elif orphans:
+        hostoutput.print_orphans(orphans)
+    if not given.flag("--quiet"):
+        for line in hostoutput.orphan_lines(orphans):
+            output.say(line)
     return 0
 
 

@@ -25,10 +25,13 @@ COMMANDS.remove("console")
 LAYERS = (
     ("__main__",),
     ("console",),
-    ("options", "output"),
+    ("commands", "commands.*"),
+    ("commands.base",),
+    ("current",),
+    ("options", "output", "hostoutput", "helptexts"),
     ("adr", "__init__"),
-    ("destruction", "embedded", "resources"),
-    ("launching",),
+    ("destruction", "embedded", "hosts", "preparing", "resources"),
+    ("launching", "launchoptions"),
     ("worker", "worker.*"),
     ("queueing", "survey", "publish"),
     ("runner",),
@@ -40,7 +43,7 @@ LAYERS = (
     ("fleets.specs",),
     ("config", "awsfiles", "credentials"),
     ("models", "keys"),
-    ("errors", "progress", "clock", "version"),
+    ("errors", "progress", "clock", "cores", "version"),
 )
 #: What a backend may import beside its own parts.
 FOR_BACKENDS = {
@@ -60,6 +63,44 @@ BACKENDS = {
     "ledgers.sqlite": set(),
     "stores.s3": {"stores.files"},
     "stores.directory": {"stores.files"},
+}
+#: What a fleet may import beside its own parts.
+FOR_FLEETS = {
+    "fleets.base",
+    "fleets.specs",
+    "stores.base",
+    "models",
+    "errors",
+    "keys",
+    "progress",
+    "version",
+}
+#: What those may import as well that reach machines elsewhere.
+FOR_MACHINES = FOR_FLEETS | {"access", "aws", "hostkeys", "remote", "wheel"}
+#: The fleets, each with the parts that are its own, and what it may import.
+FLEETS = {
+    "fleets.local": ({"fleets.processes"}, FOR_FLEETS | {"cores"}),
+    "fleets.ssh": ({"fleets.sshhost"}, FOR_MACHINES),
+    "fleets.ec2": (
+        {
+            "fleets.ec2launch",
+            "fleets.ec2plan",
+            "fleets.ec2words",
+            "fleets.groups",
+            "fleets.images",
+            "fleets.instances",
+            "fleets.launchnotes",
+            "fleets.leftovers",
+            "fleets.orphans",
+            "fleets.prices",
+            "fleets.refusals",
+            "fleets.requests",
+            "fleets.sending",
+            "fleets.sizes",
+            "fleets.userdata",
+        },
+        FOR_MACHINES,
+    ),
 }
 
 
@@ -125,6 +166,15 @@ def test_destroying_a_local_runner_asks_nothing_of_aws_even_where_there_is_one(s
     assert done.err.splitlines()[-1] == f"the current runner is now {first}"
 
 
+def test_workers_on_this_machine_are_launched_without_boto3(shell, aws_env):
+    shell.start = WITHOUT_BOTO
+    shell("create", "--local")
+
+    assert shell("launch").lines == ["local-1"]
+    shell("stop")
+    assert shell("destroy", "--yes", "--purge").status == 0
+
+
 def test_runners_are_listed_without_boto3_where_nothing_speaks_of_aws(shell):
     shell.start = WITHOUT_BOTO
     runner = shell("create", "--local").out.strip()
@@ -141,6 +191,9 @@ def trees() -> dict[str, ast.Module]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[:2] == ("fleets", "machine"):
+            # Scripts that are sent to new hosts; nothing here imports them.
+            continue
         name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
         found[name] = ast.parse(path.read_text("utf-8"))
     return found
@@ -194,7 +247,8 @@ def calls(tree: ast.AST) -> Iterator[str]:
 
 def test_the_source_is_found():
     assert {"adr", "console", "ledgers.aws", "worker.loop", "worker"} <= set(trees())
-    assert within(trees()["console"]) >= {"output", "errors", "options", "adr", "config"}
+    assert within(trees()["console"]) >= {"output", "errors", "options", "commands.fleets"}
+    assert within(trees()["commands.runners"]) >= {"adr", "config", "current", "hostoutput"}
 
 
 def test_imports_point_downward_only():
@@ -225,6 +279,21 @@ def test_backends_know_only_what_is_theirs():
         assert "aws" not in within(trees()[module]), module
 
 
+def test_fleets_know_only_what_is_theirs():
+    parts = {part for own, _ in FLEETS.values() for part in own}
+    modules = {name for name in trees() if name.startswith("fleets.")}
+    assert modules == {*FLEETS, *parts, "fleets.base", "fleets.specs"}
+    for fleet, (own, others) in FLEETS.items():
+        for module in (fleet, *own):
+            assert within(trees()[module]) <= own | others, module
+
+
+def test_launching_knows_no_fleet():
+    for module in ("launching", "preparing", "destruction", "launchoptions"):
+        known = {name for name in within(trees()[module]) if name.startswith("fleets.")}
+        assert known <= {"fleets.base", "fleets.specs"}, module
+
+
 def test_only_one_module_makes_clients_of_boto3():
     for module, tree in trees().items():
         makes = [
@@ -247,7 +316,8 @@ def test_only_the_console_and_the_wizard_speak_to_people():
             call == "print" or call.startswith(("sys.stdout", "sys.stderr")) for call in calls(tree)
         )
     }
-    assert speaking == {"console", "output", "config", "fabfile"}
+    speaking = {name for name in speaking if not name.startswith("commands.")}
+    assert speaking == {"console", "output", "config", "fabfile", "hostoutput"}
 
 
 def test_no_module_takes_the_place_of_a_function():

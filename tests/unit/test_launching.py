@@ -365,10 +365,13 @@ def test_a_lost_host_does_not_keep_a_runner_from_being_purged(runner, ssh):
         runner.store.write("x", b"")
 
 
-def test_hosts_are_ended_also_where_all_else_is_gone(runner, ec2):
+def test_hosts_are_ended_also_where_all_else_is_gone(runner, ec2, ssh):
     runner.remove()
+    ssh.broken["hosts"] = RunnerGone("what it remembers lay in the store")
 
-    with pytest.raises(RunnerGone):
-        destroy_runner(runner, False, SILENT)
+    destroy_runner(runner, False, SILENT)
 
     assert ec2.done == [("terminate", ["i-1", "i-2", "i-3"]), ("dissolve",)]
+    # and when nothing at all is left
+    with pytest.raises(RunnerGone):
+        destroy_runner(runner, False, SILENT)
