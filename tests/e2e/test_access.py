@@ -8,14 +8,22 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from adr.access import Lent, config_text, ensure_profile, lend, process_json
+from adr.access import (
+    Lent,
+    config_text,
+    ensure_profile,
+    lend,
+    process_json,
+    profile_left,
+    remove_profile,
+)
 from adr.aws import Connection
 from tests.servers import start_moto
 
@@ -50,23 +58,23 @@ class Account:
         self.url = url
         self._folder = folder
         self._monkeypatch = monkeypatch
-        self._user = uuid.uuid4().hex
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "before")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "before")
-        iam = service("iam")
-        iam.create_user(UserName=self._user)
         everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
-        iam.put_user_policy(
-            UserName=self._user,
-            PolicyName="all",
-            PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [everything]}),
-        )
-        keys = iam.create_access_key(UserName=self._user)["AccessKey"]
-        self._admin = Lent(keys["AccessKeyId"], keys["SecretAccessKey"])
+        self._admin = self.user("admin", [everything])
         self.be_admin()
+
+    def user(self, name: str, statements: list[dict[str, Any]]) -> Lent:
+        """Make a user with these rights; returns the keys."""
+        iam = service("iam")
+        iam.create_user(UserName=name)
+        policy = {"Version": "2012-10-17", "Statement": statements}
+        iam.put_user_policy(UserName=name, PolicyName="rights", PolicyDocument=json.dumps(policy))
+        keys = iam.create_access_key(UserName=name)["AccessKey"]
+        return Lent(keys["AccessKeyId"], keys["SecretAccessKey"])
 
     def enforce(self) -> None:
         request = urllib.request.Request(
@@ -166,6 +174,57 @@ def test_a_worker_with_the_rights_of_one_does_all_its_work_and_nothing_else(acco
     account.be_admin()
     assert service("s3").head_object(Bucket=runner, Key=f"{batch}.zip")
     shell("destroy", "--yes", "--purge")
+
+
+def documented() -> list[dict[str, Any]]:
+    """Return the policy of the documentation in the words of moto.
+
+    It takes ``?`` for a sign of regular expressions, knows neither conditions nor what is about
+    to be made, and asks for the bucket where several objects are deleted at once.
+    """
+    text = (Path(__file__).parents[2] / "docs" / "howto" / "policy.json").read_text("utf-8")
+    statements = json.loads(text.replace("?", "."))["Statement"]
+    for statement in statements:
+        statement.pop("Condition", None)
+        if statement["Sid"] == "RolesOfWorkers":
+            statement["Resource"] = "*"
+    buckets = [each for each in statements if each["Sid"] == "Buckets"]
+    deleting = {**buckets[0], "Sid": "Several", "Action": "s3:DeleteObject"}
+    more = ["sqs:CreateQueue", "sqs:SendMessageBatch"]
+    queueing = {"Effect": "Allow", "Action": more, "Resource": "*"}
+    return [*statements, deleting, queueing, *ONLY_MOTO["Statement"]]
+
+
+def test_who_has_the_documented_policy_can_do_everything_with_a_runner(account, shell):
+    bas = account.user("bas", documented())
+    account.enforce()
+    account.be(bas)
+    shell.write({"a.txt": "a", "b.txt": "b"})
+    # given that other things are denied
+    for call in (
+        lambda: service("s3").create_bucket(
+            Bucket="my-thesis", CreateBucketConfiguration={"LocationConstraint": REGION}
+        ),
+        lambda: service("iam").create_user(UserName="eve"),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            call()
+    # when
+    runner = shell("create").out.strip()
+    shell("queue", "--command=cp {} out", "a.txt", "b.txt")
+    assert ensure_profile(Connection(runner)) == f"adr-{runner}"
+    shell("process", "--stop-on-empty")
+    assert shell("status", "--json").json["totals"]["succeeded"] == 2
+    shell("download", "results")
+    assert sorted(shell.tree("results").values()) == ["a", "b"]
+    assert runner in shell("list").out
+    shell("destroy", "--yes", "--purge")
+    remove_profile(Connection(runner))
+    # then
+    assert profile_left(Connection(runner)) == []
+    account.be_admin()
+    assert service("s3").list_buckets()["Buckets"] == []
+    assert "QueueUrls" not in service("sqs").list_queues()
 
 
 @pytest.fixture
