@@ -37,10 +37,11 @@ _LIB = "/usr/local/lib/adr"
 _UNITS = "/etc/systemd/system"
 _WATCH = ("deadman.sh", "adr-deadman.service", "adr-deadman.timer")
 _WORK = (
-    *("store.py", "volumes.py", "setup.sh", "setup-ended.sh"),
+    *("store.py", "setup.sh", "setup-ended.sh"),
     *("worker-before.sh", "worker.sh", "worker-ended.sh"),
     *("adr-setup.service", "adr-worker.service"),
 )
+_VOLUMES = ("volumes.py",)
 #: For the worker to drain and leave before the machine is switched off under it.
 _GRACE_S = 180
 _SECRET = re.compile(r"://[^/\s@]*:[^/\s@]+@")
@@ -122,7 +123,8 @@ def _script(machine: Machine, values: str) -> str:
             "systemctl enable --now adr-deadman.timer\n"
         )
     if not machine.prepare:
-        parts += [_file(name) for name in _WORK]
+        names = (*_VOLUMES, *_WORK) if machine.volumes else _WORK
+        parts += [_file(name) for name in names]
         parts.append(
             "systemctl daemon-reload\n"
             "systemctl enable adr-setup.service\n"

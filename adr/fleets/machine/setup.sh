@@ -58,9 +58,14 @@ install -d -o adr -g adr -m 0711 /var/lib/adr
 find_python || install_python
 find_python || { say "there is no Python from 3.10 to 3.14: use another image"; exit 1; }
 # Before anything is installed, since wheels may lie on a volume.
-if [ ${#VOLUMES[@]} -gt 0 ]; then "$python" "$lib/volumes.py" "${VOLUMES[@]}"; fi
+trouble=
+if [ ${#VOLUMES[@]} -gt 0 ]; then
+    "$python" "$lib/volumes.py" "${VOLUMES[@]}" || trouble="a data volume cannot be mounted, see above"
+fi
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
 again "$venv/bin/python" -m pip install "${PIP_OPTIONS[@]}" boto3
+# Only now, since without boto3 nobody would hear of it.
+if [ -n "$trouble" ]; then say "$trouble"; exit 1; fi
 fetch() { "$venv/bin/python" "$lib/store.py" fetch "$BUCKET" "$@"; }
 fetch "$CONSTRAINTS_KEY" "$lib/constraints.txt"
 fetch "$WHEEL_KEY" "$lib/$WHEEL_NAME" "$WHEEL_SHA256"
