@@ -41,7 +41,7 @@ _SPEC = SshSpec(hosts=())
     iterable=["required_packages"],
     help={"required_packages": "Further Python package; may be given several times"},
 )
-def install(c: Connection, required_packages: Sequence[str] = ()) -> None:
+def install(c: Connection, required_packages: Sequence[str] | None = None) -> None:
     """Prepare node for processing queued ADR jobs.
 
     Installs Python, dtach and adr where they are missing, adr in the virtual environment

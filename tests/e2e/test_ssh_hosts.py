@@ -314,9 +314,7 @@ def test_own_keys_are_handed_over_only_when_asked_for_and_with_a_warning(fleet, 
     assert fleet("hosts")[0]["note"] == ""
 
 
-def test_the_setup_script_runs_once_before_the_worker_in_its_environment(
-    fleet, sshd, host, shell
-):
+def test_the_setup_script_runs_once_before_the_worker_in_its_environment(fleet, sshd, host, shell):
     script = "#!/bin/sh\ncommand -v python >>~/ran; echo no model; exit $(cat ~/s)"
     shell.write({"setup.sh": script})
     (sshd.home / "s").write_text("4")
