@@ -10,13 +10,11 @@ from __future__ import annotations
 import enum
 import logging
 import os
-import re
 import shutil
 import signal
-import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +25,9 @@ from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.jobuser import JobUser
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.script import job_script
-from adr.worker.tree import OPEN, discard_tree, open_tree, opened
-from adr.worker.workspace import Changes, Workspace
+from adr.worker.staging import stage
+from adr.worker.tree import discard_tree
+from adr.worker.workspace import Workspace
 
 __all__ = ["Delivery", "Limits", "Slot", "Stop"]
 
@@ -194,7 +193,7 @@ class Slot:
         try:
             changes = workspace.changes()
             if not dropped:
-                files = self._stage(workspace.directory, staging, changes, job.store)
+                files = stage(workspace.directory, staging, changes, job.store, self._user)
         except (OSError, AdrError) as error:
             problem = f"its results could not be kept: {error}"
             self._forget(job.batch)
@@ -298,25 +297,6 @@ class Slot:
         self._user.take(path)
         path.rename(log)
 
-    def _stage(
-        self, directory: Path, staging: Path, changes: Changes, patterns: Sequence[str]
-    ) -> tuple[tuple[Path, str], ...]:
-        """Take the results out of a workspace; see `_stage`."""
-        if self._user is None:
-            return _stage(directory, staging, changes, patterns)
-        handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Out of the reach of jobs all the same: only a thread of ours has this handle.
-            os.fchmod(handle, 0o777)
-            with self._user.rights():
-                files = _stage(directory, Path(f"/proc/self/fd/{handle}"), changes, patterns)
-        finally:
-            os.close(handle)
-        staged = tuple((staging / path.name, name) for path, name in files)
-        for path, _ in staged:
-            self._user.take(path)
-        return staged
-
     def _record(self, lease: Lease, ending: Ending, reason: str) -> JobRecord:
         state = JobState.FAILED if reason else JobState.SUCCEEDED
         return replace(
@@ -370,41 +350,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _stage(
-    directory: Path, staging: Path, changes: Changes, patterns: Sequence[str]
-) -> tuple[tuple[Path, str], ...]:
-    """Take the results out of a workspace: new files are moved, changed inputs copied."""
-    chosen = [re.compile(pattern) for pattern in patterns]
-    created = set(changes.created)
-    names = [
-        name
-        for name in sorted([*changes.created, *changes.changed])
-        if not chosen or any(pattern.search(name) for pattern in chosen)
-    ]
-    if not names:
-        # The directory itself may be gone.
-        return ()
-    staged: list[tuple[Path, str]] = []
-    with open_tree(directory) as root:
-        for name in names:
-            folder, _, base = name.rpartition("/")
-            target = staging / str(len(staged))
-            with opened(root, folder) as fd:
-                # The whole path may be longer than the kernel takes.
-                source = Path(f"/proc/self/fd/{fd}", base)
-                if name in created and not source.is_symlink():
-                    try:
-                        source.rename(target)
-                    except PermissionError:
-                        # The job has closed the directory; `Workspace.restore` sees to it.
-                        os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | OPEN)
-                        source.rename(target)
-                else:
-                    shutil.copy2(source, target)
-            staged.append((target, name))
-    return tuple(staged)
 
 
 def _tail(log: Path) -> tuple[str, int]:
