@@ -237,23 +237,23 @@ class LocalFleet:
         waiting, deadline = list(entries), time.monotonic() + _BEGIN_S
         while waiting:
             for entry in list(waiting):
-                begun = self._file(entry.name, "alive").exists()
-                if begun:
-                    report.hosts.append(self._host(entry))
-                elif not entry.process.runs:
-                    report.failed[entry.name] = f"it ended at once: {self._last_words(entry)}"
-                elif time.monotonic() > deadline:
-                    report.failed[entry.name] = (
-                        f"it runs, but reached nothing within {_BEGIN_S:.0f} s: "
-                        f"adr logs --worker={entry.name} shows what it says"
-                    )
-                else:
-                    continue
+                if not self._file(entry.name, "alive").exists():
+                    if not entry.process.runs:
+                        why = f"it ended at once: {self._last_words(entry)}"
+                    elif time.monotonic() > deadline:
+                        why = (
+                            f"it runs, but reached nothing within {_BEGIN_S:.0f} s: "
+                            f"adr logs --worker={entry.name} shows what it says"
+                        )
+                    else:
+                        continue
+                    report.failed[entry.name] = why
                 waiting.remove(entry)
                 progress.advance()
             if waiting:
                 time.sleep(_TICK_S)
         progress.finish()
+        report.hosts = [self._host(each) for each in entries if each.name not in report.failed]
         return report
 
     def _ended(self, entries: Sequence[_Entry], progress: Progress) -> list[_Entry]:
