@@ -147,17 +147,11 @@ class Roster:
         self._swept = False
 
     def beat(self, info: WorkerInfo) -> None:
-        """Write the heartbeat of a worker; the first time, clear away after others.
-
-        Trouble with clearing away is none of the worker's: it may not have the right to.
-        """
+        """Write the heartbeat of a worker; the first time, clear away after others."""
         self._write(info)
         if not self._swept:
             self._swept = True
-            try:
-                self._sweep(info.worker)
-            except AdrError as error:
-                _log.debug("what dead workers have left stays: %s", error)
+            self.sweep(info.worker)
 
     def leave(self, info: WorkerInfo) -> None:
         """Write the last heartbeat of a worker and let go of its lock; idempotent."""
@@ -170,6 +164,17 @@ class Roster:
         """Remove heartbeat and lock of a worker whose runner is gone; idempotent."""
         self._drop_lock(worker)
         self._store.delete([heartbeat_key(worker)])
+
+    def sweep(self, worker: str = "") -> None:
+        """Remove what workers have left that left, or died long ago, but for `worker`.
+
+        Looks at a part of them only: of a thousand workers that start together each would
+        otherwise read all the others. Raises nothing, since not everybody may remove anything.
+        """
+        try:
+            self._sweep(worker)
+        except AdrError as error:
+            _log.debug("what other workers have left stays: %s", error)
 
     def is_alive(self, worker: str) -> bool:
         """Tell whether a worker lives; at most one read."""
@@ -203,10 +208,6 @@ class Roster:
             self._locks.drop(worker)
 
     def _sweep(self, worker: str) -> None:
-        """Remove what workers that left or died long ago have left; look at a part of them only.
-
-        Of a thousand workers that start together each would otherwise read all the others.
-        """
         keys = [entry.key for entry in self._store.list(LIVE) if entry.key != heartbeat_key(worker)]
         found = self._read(random.sample(keys, min(_SWEPT, len(keys))))
         old = [

@@ -225,6 +225,9 @@ class TestHeartbeats:
 
         keys = [entry.key for entry in store.list("_workers/live/")]
         assert keys == ["_workers/live/b.json", "_workers/live/c.json"]
+        Roster(store).leave(info("b"))
+        Roster(store).sweep()
+        assert [entry.key for entry in store.list("_workers/live/")] == keys[1:]
 
     def test_one_who_leaves_says_why(self, store: ObjectStore) -> None:
         Roster(store).beat(info())
