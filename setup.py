@@ -20,7 +20,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["adr", "adr.*"]),
-    package_data={"adr": ["py.typed"], "adr.fleets": ["*.sh", "machine/*"]},
+    package_data={"adr": ["py.typed"], "adr.fleets": ["machine/*"]},
     python_requires=">=3.10",
     install_requires=[
         "boto3>=1.36",
