@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import pytest
 
+from tests.ec2_rules import publish_images, remember_tokens
 from tests.proxy import Proxy
-from tests.servers import start_ministack, start_moto
+from tests.servers import STRICT_MOTO, start_ministack, start_moto
 
 T = TypeVar("T")
 
@@ -58,6 +59,14 @@ def moto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def strict_moto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve EC2 and its neighbours; unknown images, types and key pairs are refused."""
+    server = start_moto(tmp_path_factory.mktemp("strict-moto"), settings=STRICT_MOTO)
+    yield server.url
+    server.stop()
+
+
 def _point_to(monkeypatch: pytest.MonkeyPatch, home: Path, url: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -87,6 +96,26 @@ def proxy(monkeypatch: pytest.MonkeyPatch, aws_env: str) -> Iterator[Proxy]:
     with Proxy(aws_env) as proxy:
         proxy.like_sqs()
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+        errors = proxy.errors
+    assert not errors, "actions of the proxy raised"
+
+
+@pytest.fixture
+def strict_moto(
+    monkeypatch: pytest.MonkeyPatch, isolated_home: Path, strict_moto_url: str
+) -> Iterator[Proxy]:
+    """Let boto3 find a strict moto through a proxy that knows what moto does not.
+
+    That is: the images of Ubuntu, and that EC2 carries out a request with a token only once.
+    """
+    with Proxy(strict_moto_url) as proxy:
+        publish_images(proxy)
+        remember_tokens(proxy)
+        _point_to(monkeypatch, isolated_home, proxy.url)
+        # The proxy refuses what ministack's account does not own.
+        for service in ("S3", "SQS"):
+            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", strict_moto_url)
         yield proxy
         errors = proxy.errors
     assert not errors, "actions of the proxy raised"

@@ -24,6 +24,13 @@ import pytest
 
 START_WITHIN_S = 30.0
 
+#: Settings of moto with which it refuses what does not exist, as AWS does.
+STRICT_MOTO = {
+    "MOTO_ENABLE_AMI_VALIDATION": "1",
+    "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "1",
+    "MOTO_ENABLE_KEYPAIR_VALIDATION": "1",
+}
+
 
 def require(condition: object, reason: str) -> None:
     """Skip the test with `reason` on a laptop, fail it where CI is set."""

@@ -45,6 +45,7 @@ __all__ = ["Ec2Fleet", "Orphan", "orphans"]
 #: What EC2 takes for a stop or an end of many instances, with room for jobs to be given back.
 _CHANGED_WITHIN_S = 900.0
 _GONE = (None, HostState.ENDED)
+_DOWN = (HostState.STOPPED, HostState.ENDING, HostState.ENDED)
 _DOING = {"stop": "stopping", "start": "starting", "end": "ending"}
 _NOT_THERE = "InvalidInstanceID.NotFound"
 
@@ -103,20 +104,22 @@ class Ec2Fleet:
             If some could not be stopped.
         """
         there = self._known(hosts)
-        failed: dict[str, AdrError] = {
-            name: UsageError(
-                f"{name} is a spot instance, which EC2 cannot stop: adr destroy --hosts={name} "
-                f"ends it"
-            )
+        spot = [name for name, each in there.items() if market(each) == "spot"]
+        refused = UsageError(
+            f"EC2 cannot stop spot instances ({', '.join(spot)}): adr destroy "
+            f"--hosts={','.join(spot)} ends them"
+        )
+        if spot and len(spot) == len(there):
+            raise refused
+        failed: dict[str, AdrError] = dict.fromkeys(spot, refused)
+        ids = [
+            name
             for name, each in there.items()
-            if market(each) == "spot"
-        }
-        if failed and len(failed) == len(hosts):
-            raise next(iter(failed.values()))
-        ids = [name for name in there if name not in failed]
+            if name not in failed and state_of(each) not in _DOWN
+        ]
         call = self._ec2.stop_instances
         failed |= self._change("stop", call, ids, HostState.STOPPED, progress)
-        return self._outcome("stop", hosts, failed)
+        return self._outcome(hosts, failed)
 
     def start(self, hosts: Sequence[Host], progress: Progress) -> list[Host]:
         """Start stopped instances and wait until they run; idempotent.
@@ -131,9 +134,11 @@ class Ec2Fleet:
         there = self._known(hosts)
         stopping = [name for name, each in there.items() if state_of(each) is HostState.STOPPING]
         self._await(stopping, (HostState.STOPPED, *_GONE), SILENT)
+        up = (HostState.PENDING, HostState.RUNNING)
+        ids = [name for name, each in there.items() if state_of(each) not in up]
         call = self._ec2.start_instances
-        failed = self._change("start", call, list(there), HostState.RUNNING, progress)
-        return self._outcome("start", hosts, failed)
+        failed = self._change("start", call, ids, HostState.RUNNING, progress)
+        return self._outcome(hosts, failed)
 
     def terminate(self, hosts: Sequence[Host], progress: Progress) -> None:
         """End instances for good and wait until they have ended; idempotent."""
@@ -142,7 +147,7 @@ class Ec2Fleet:
         call = self._ec2.terminate_instances
         failed = self._change("end", call, ids, HostState.ENDED, progress)
         if failed:
-            raise _partly("end", [name for name in ids if name not in failed], failed)
+            raise _partly([name for name in ids if name not in failed], failed)
 
     def dissolve(self, progress: Progress) -> None:
         """Remove the groups, templates, volumes and the role of this runner; see `Fleet.dissolve`.
@@ -161,14 +166,20 @@ class Ec2Fleet:
         """Return what an instance has written on its console; empty where EC2 has nothing."""
         with refusals("read", f"the console of {host.name}", self._region):
             try:
-                answer = self._ec2.get_console_output(InstanceId=host.name, Latest=True)
+                return self._console(host.name)
             except core.ClientError as error:
                 if error_code(error).startswith(_NOT_THERE):
                     return b""
-                # Only newer types tell the latest; others have a copy from their start.
-                if not error_code(error).startswith(("Unsupported", "InvalidParameter")):
-                    raise
-                answer = self._ec2.get_console_output(InstanceId=host.name)
+                raise
+
+    def _console(self, name: str) -> bytes:
+        try:
+            answer = self._ec2.get_console_output(InstanceId=name, Latest=True)
+        except core.ClientError as error:
+            # Only newer types tell the latest; of others there is a copy from their start.
+            if not error_code(error).startswith(("Unsupported", "InvalidParameter")):
+                raise
+            answer = self._ec2.get_console_output(InstanceId=name)
         return answer.get("Output", "").encode("utf-8", "replace")
 
     @property
@@ -220,15 +231,15 @@ class Ec2Fleet:
         )
         return [each for each in ids if each in known and state_of(known[each]) not in states]
 
-    def _outcome(self, verb: str, hosts: Sequence[Host], failed: dict[str, AdrError]) -> list[Host]:
+    def _outcome(self, hosts: Sequence[Host], failed: dict[str, AdrError]) -> list[Host]:
         """Return hosts as they are now; raises where something failed."""
         known = self._known(hosts)
         now = [as_host(known[host.name], self.kind) for host in hosts if host.name in known]
         if failed:
-            raise _partly(verb, [host.name for host in now if host.name not in failed], failed)
+            raise _partly([host.name for host in now if host.name not in failed], failed)
         return now
 
 
-def _partly(verb: str, succeeded: Sequence[str], failed: dict[str, AdrError]) -> PartialFailure:
+def _partly(succeeded: Sequence[str], failed: dict[str, AdrError]) -> PartialFailure:
     said = "; ".join(dict.fromkeys(map(str, failed.values())))
-    return PartialFailure(f"could not {verb} {', '.join(failed)}: {said}", succeeded, list(failed))
+    return PartialFailure(said, succeeded, list(failed))

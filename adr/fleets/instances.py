@@ -194,13 +194,20 @@ def as_host(instance: Instance, fleet: str) -> Host:
         name=instance["InstanceId"],
         fleet=fleet,
         state=state_of(instance),
-        address=instance.get("PublicIpAddress") or instance.get("PrivateIpAddress") or "",
+        address=_address(instance),
         type=instance.get("InstanceType", ""),
         market=market(instance),
         started_at=_launched_at(instance),
         note=_note(instance),
         bare=PREPARE in tags_of(instance),
     )
+
+
+def _address(instance: Instance) -> str:
+    address = instance.get("PublicIpAddress")
+    if not address and state_of(instance) in (HostState.PENDING, HostState.RUNNING):
+        address = instance.get("PrivateIpAddress")
+    return address or ""
 
 
 def why_it_ended(instance: Instance) -> str:

@@ -145,7 +145,7 @@ class Sender:
                 _log.debug("%s", error)
                 errors = [{"ErrorCode": error_code(cause), "ErrorMessage": str(error)}]
                 continue
-            found = [name for each in answer["Instances"] for name in each["InstanceIds"]]
+            found = [name for each in answer.get("Instances", ()) for name in each["InstanceIds"]]
             errors = answer.get("Errors", ())
             unknown = [
                 is_unknown_yet(each.get("ErrorCode", ""), each.get("ErrorMessage", ""))
