@@ -24,6 +24,7 @@ from botocore.config import Config
 from adr.errors import (
     AdrError,
     Conflict,
+    Denied,
     NotFound,
     RunnerGone,
     ServiceError,
@@ -470,7 +471,7 @@ def _answer(error: core.ClientError) -> tuple[type[AdrError], str]:
     if code in _CONFLICTS:
         return Conflict, f"it has been changed meanwhile ({code})"
     if code in _DENIED:
-        return ServiceError, (
+        return Denied, (
             f"AWS denies {action} to these credentials ({said}): "
             f"ask for that permission, or use others (adr config or AWS_PROFILE)"
         )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adr.errors import PartialFailure, RunnerGone, UsageError
+from adr.errors import AdrError, Denied, PartialFailure, RunnerGone, UsageError
+from adr.inventory import may_have_others
 from adr.keys import BATCHES, INSTALL, LAUNCHES, LIVE, SETUP, WORKERS, bundle_key, journal_prefix
 from adr.launching import dissolve, end_all
 from adr.ledgers.base import Forgetting
@@ -46,11 +47,14 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
     # Hosts that could not be ended are to be found again, unless nothing is to be kept.
     ended = [kind for kind in runner.fleets if purge or kind not in trouble]
     left = dissolve(runner, ended, progress)
-    if gone is None and not left and (purge or not trouble):
-        if purge:
+    if gone is None:
+        if not may_have_others(runner.store, there):
+            # Whoever may not even look for hosts has launched none.
+            trouble, left = _without_denied(trouble), _without_denied(left)
+        if purge and not left:
             runner.remove()
-        else:
-            _delete(runner, [], [LAUNCHES], progress)
+        elif not trouble and not left:
+            _delete_traces(runner, progress)
     if trouble or left:
         said = "; ".join(dict.fromkeys(map(str, [*trouble.values(), *left.values()])))
         again = "" if purge and not left else "; once that is mended, the same command goes on"
@@ -61,13 +65,22 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
         raise gone
 
 
+def _without_denied(trouble: dict[str, AdrError]) -> dict[str, AdrError]:
+    return {kind: error for kind, error in trouble.items() if not isinstance(error, Denied)}
+
+
 def _delete_inputs(runner: Runner, progress: Progress) -> None:
     if runner.scratch is not None:
         clear_bundles(runner.scratch)
     # Also those of batches that never got a manifest.
     inputs = [each.key for each in runner.store.list("", flat=True) if each.key.endswith(".zip")]
+    _delete(runner, inputs, [LIVE, "_cards/"], progress)
+
+
+def _delete_traces(runner: Runner, progress: Progress) -> None:
+    """Remove what tells that hosts were launched."""
     registered = [each.key for each in runner.store.list(WORKERS, flat=True)]
-    _delete(runner, inputs + registered, [LIVE, SETUP, INSTALL, "_cards/"], progress)
+    _delete(runner, registered, [SETUP, INSTALL, LAUNCHES], progress)
 
 
 def destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 __all__ = [
     "AdrError",
     "Conflict",
+    "Denied",
     "NotFound",
     "PartialFailure",
     "RunnerGone",
@@ -44,6 +45,10 @@ class Conflict(AdrError):
 
 class ServiceError(AdrError):
     """Report a service that refused or did not answer."""
+
+
+class Denied(ServiceError):
+    """Report a service that does not allow a call to these credentials."""
 
 
 class Unavailable(ServiceError):

@@ -13,7 +13,7 @@ from adr.output import count, duration_text, plain, print_table
 if TYPE_CHECKING:
     from adr.fleets.base import Host, LaunchPlan, LaunchReport
     from adr.fleets.ec2 import Orphan
-    from adr.launching import HostView
+    from adr.inventory import HostView
 
 __all__ = [
     "change_lines",

@@ -1,7 +1,7 @@
 """The functions of adr that are about machines: launch, prepare, stop, start and list them.
 
 They are part of the Python API, and to be had from `adr.adr` and from ``adr`` itself. Each
-opens the runner and delegates to `adr.launching`.
+opens the runner and delegates to `adr.launching` or `adr.inventory`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adr import launching, preparing
+from adr import inventory, launching, preparing
 from adr.errors import PartialFailure
 from adr.fleets.base import Host, LaunchPlan, LaunchReport
+from adr.inventory import HostView
 from adr.keys import WORKERS
-from adr.launching import HostView, Spec
+from adr.launching import Spec
 from adr.launchoptions import launch_spec, ssh_spec
 from adr.progress import SILENT, Progress
 from adr.runner import open_runner
@@ -286,7 +287,7 @@ def list_hosts(runner_id: str, region_name: str | None = None) -> list[HostView]
     region_name : str, optional
         Amazon region identifier
     """
-    return launching.hosts(open_runner(runner_id, region_name))
+    return inventory.hosts(open_runner(runner_id, region_name))
 
 
 def list_orphans(region_name: str | None = None) -> tuple[list[Orphan], list[str]]:
@@ -334,7 +335,7 @@ def iterate_workers(
 
     views = [HostView(host) for host in runner.fleets["ec2"]().hosts()]
     connection = Connection(runner_id, region_name)
-    for view in views if hosts is None else launching.choose(views, hosts):
+    for view in views if hosts is None else inventory.choose(views, hosts):
         # Only with it is the region of the runner certain.
         _ = connection.queue_url
         yield connection.instance(view.name)
@@ -361,7 +362,7 @@ def get_workers(runner_id: str, region_name: str | None = None, prefix: str = WO
     --------
     get_runners, register_workers, deregister_workers
     """
-    return launching.addresses(open_runner(runner_id, region_name).store, prefix)
+    return inventory.addresses(open_runner(runner_id, region_name).store, prefix)
 
 
 def host_output(runner_id: str, host: str, region_name: str | None = None) -> bytes:
@@ -383,7 +384,7 @@ def host_output(runner_id: str, host: str, region_name: str | None = None) -> by
     AdrError
         If nothing is known.
     """
-    return launching.output_of(open_runner(runner_id, region_name), host)
+    return inventory.output_of(open_runner(runner_id, region_name), host)
 
 
 def _raise_failed(report: LaunchReport, verb: str) -> None:

@@ -1,19 +1,17 @@
-"""The hosts of a runner: its fleets, its heartbeats, and what is registered, taken together.
+"""Launching, stopping, starting and ending the hosts of a runner, across its fleets.
 
-A fleet knows machines or processes, a heartbeat tells of a worker; `hosts` joins them by the
-name of the host. Everything that changes hosts goes through here, so that the addresses under
-``_workers/`` are those of hosts that run. Nothing here knows a kind of fleet, but for the
-table of what can be asked of which.
+Everything that changes hosts goes through here, so that what `adr.inventory` has registered
+are the addresses of hosts that run. Nothing here knows a kind of fleet, but for the table of what
+can be asked of which.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from adr.errors import AdrError, NotFound, PartialFailure, RunnerGone, UsageError
+from adr.errors import AdrError, PartialFailure, RunnerGone, UsageError
 from adr.fleets.base import (
     Demand,
     Fleet,
@@ -22,32 +20,23 @@ from adr.fleets.base import (
     LaunchPlan,
     LaunchReport,
     Pausable,
-    Telling,
 )
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec
-from adr.keys import SETUP, WORKERS, setup_key
-from adr.models import WorkerInfo, time_text
+from adr.inventory import HostView, choose, deregister, hosts, register
+from adr.keys import setup_key
 from adr.orders import read_orders
 from adr.progress import Progress
 from adr.runner import Runner
-from adr.stores.base import ObjectStore
 from adr.survey import Survey
 
 __all__ = [
-    "HostView",
     "Spec",
-    "addresses",
-    "choose",
     "demand",
-    "deregister",
     "dissolve",
     "end_all",
     "fleet_for",
-    "hosts",
     "launch",
-    "output_of",
     "plan_launch",
-    "register",
     "start",
     "stop",
     "terminate",
@@ -59,59 +48,6 @@ _log = logging.getLogger(__name__)
 Spec = Ec2Spec | LocalSpec | SshSpec
 
 _KINDS: dict[type, str] = {Ec2Spec: "ec2", LocalSpec: "local", SshSpec: "ssh"}
-
-
-@dataclass(frozen=True)
-class HostView:
-    """Show one host: what its fleet knows of it, and what its workers say."""
-
-    host: Host
-    workers: tuple[WorkerInfo, ...] = ()
-    #: Whether it wrote why it could not be set up, and has no worker.
-    setup_failed: bool = False
-
-    @property
-    def name(self) -> str:
-        """Return what lists and ``--hosts`` call it."""
-        return self.host.name
-
-    @property
-    def slots(self) -> int:
-        """Return how many jobs its workers run at once."""
-        return sum(worker.slots for worker in self.workers)
-
-    @property
-    def busy(self) -> int:
-        """Return how many jobs its workers run now."""
-        return sum(len(worker.running) for worker in self.workers)
-
-    @property
-    def done(self) -> int:
-        """Return how many jobs its workers have settled."""
-        return sum(worker.done for worker in self.workers)
-
-    @property
-    def note(self) -> str:
-        """Return what somebody should know of it, in words."""
-        failed = f"setup failed: adr logs --worker={self.name}" if self.setup_failed else ""
-        notes = [failed, self.host.note, *(worker.note for worker in self.workers)]
-        return "; ".join(dict.fromkeys(note for note in notes if note))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object; times as text."""
-        data = asdict(self.host)
-        del data["bare"]
-        return {
-            **data,
-            "state": self.host.state.value,
-            "started_at": time_text(self.host.started_at),
-            "slots": self.slots,
-            "busy": self.busy,
-            "done": self.done,
-            "note": self.note,
-            "setup_failed": self.setup_failed,
-            "workers": [worker.to_dict() for worker in self.workers],
-        }
 
 
 def demand(runner: Runner) -> Demand:
@@ -148,38 +84,6 @@ def launch(runner: Runner, spec: Spec, plan: LaunchPlan, progress: Progress) -> 
     report = fleet_for(runner, spec).launch(plan, progress)
     register(runner.store, (host.address for host in report.hosts if host.address))
     return report
-
-
-def hosts(runner: Runner) -> list[HostView]:
-    """Return all hosts of a runner: those of its fleets, and those that joined by themselves.
-
-    A fleet that cannot be asked is left out, with a warning in the log.
-    """
-    found = []
-    for kind in runner.fleets:
-        try:
-            found += runner.fleets[kind]().hosts()
-        except RunnerGone:
-            raise
-        except AdrError as error:
-            _log.warning("the hosts of the fleet %s are not known: %s", kind, error)
-    return _joined(runner, found)
-
-
-def choose(views: Sequence[HostView], names: Sequence[str]) -> list[HostView]:
-    """Return the hosts that are named, by their names or addresses, in the order of the list.
-
-    Raises
-    ------
-    UsageError
-        If there is no such host.
-    """
-    known = {each for view in views for each in (view.name, view.host.address)}
-    for name in names:
-        if name not in known or not name:
-            there = ", ".join(view.name for view in views) or "none"
-            raise UsageError(f"the runner has no host {name!r}: it has {there}")
-    return [view for view in views if view.name in names or view.host.address in names]
 
 
 def stop(runner: Runner, names: Sequence[str] | None, progress: Progress) -> list[Host]:
@@ -247,47 +151,6 @@ def dissolve(runner: Runner, kinds: Iterable[str], progress: Progress) -> dict[s
     return _in_fleets(runner, kinds, lambda fleet: fleet.dissolve(progress))
 
 
-def output_of(runner: Runner, name: str) -> bytes:
-    """Return what a host has said: why it could not be set up, or else what its fleet has.
-
-    Raises
-    ------
-    UsageError
-        If there is no such host.
-    AdrError
-        If nothing is known of it.
-    """
-    [view, *_] = choose(hosts(runner), [name])
-    try:
-        return runner.store.read(setup_key(view.name)).body
-    except NotFound:
-        pass
-    if view.host.fleet:
-        fleet = runner.fleets[view.host.fleet]()
-        if isinstance(fleet, Telling):
-            said = fleet.output(view.host)
-            if said:
-                return said
-    raise AdrError(f"nothing of what {view.name} says is kept here: look at its log on that host")
-
-
-def register(store: ObjectStore, workers: Iterable[str], prefix: str = WORKERS) -> None:
-    """Note the addresses of workers as empty objects; idempotent."""
-    for worker in workers:
-        store.write(prefix + worker, b"")
-
-
-def deregister(store: ObjectStore, workers: Iterable[str], prefix: str = WORKERS) -> None:
-    """Remove the notes of `register`; idempotent."""
-    store.delete(prefix + worker for worker in workers)
-
-
-def addresses(store: ObjectStore, prefix: str = WORKERS) -> list[str]:
-    """Return what is registered."""
-    # What adr keeps in folders below the prefix is no address.
-    return [entry.key.removeprefix(prefix) for entry in store.list(prefix, flat=True)]
-
-
 def fleet_for(runner: Runner, spec: Spec) -> Fleet:
     """Open the fleet that `spec` asks something of.
 
@@ -304,32 +167,6 @@ def fleet_for(runner: Runner, spec: Spec) -> Fleet:
             f"process joins it from any machine that reaches it"
         )
     return runner.fleets[kind]()
-
-
-def _joined(runner: Runner, found: Sequence[Host]) -> list[HostView]:
-    """Put hosts, heartbeats and notes of failed setups together."""
-    workers: dict[str, list[WorkerInfo]] = {}
-    for info in runner.roster.alive():
-        workers.setdefault(info.host, []).append(info)
-    failed = {
-        entry.key.removeprefix(SETUP).removesuffix(".log") for entry in runner.store.list(SETUP)
-    }
-    views = []
-    for host in found:
-        # Over SSH an instance is known by its address.
-        infos = [
-            info for name in {host.name, host.address} for info in workers.pop(name, ()) if name
-        ]
-        views.append(HostView(host, tuple(infos), not infos and host.name in failed))
-    known = {view.name for view in views}
-    for name in sorted(failed - known - workers.keys()):
-        gone = Host(name, next(iter(runner.fleets), ""), HostState.ENDED)
-        views.append(HostView(gone, setup_failed=True))
-    for name, own in workers.items():
-        began = min(info.started_at for info in own)
-        host = Host(name, "", HostState.RUNNING, started_at=began)
-        views.append(HostView(host, tuple(own)))
-    return views
 
 
 def _to_change(

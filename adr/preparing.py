@@ -11,7 +11,8 @@ from dataclasses import replace
 from adr.errors import UsageError
 from adr.fleets.base import HostState, LaunchReport
 from adr.fleets.specs import SshSpec
-from adr.launching import hosts, launch, plan_launch
+from adr.inventory import hosts
+from adr.launching import launch, plan_launch
 from adr.progress import Progress
 from adr.runner import Runner
 

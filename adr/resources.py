@@ -18,8 +18,8 @@ from adr.batch import new_batch_id
 from adr.bundle import unpack_bundle, write_bundle
 from adr.errors import UsageError
 from adr.fleets.specs import Ec2Spec
+from adr.inventory import deregister, register
 from adr.keys import WORKERS, bundle_key
-from adr.launching import deregister, register
 from adr.launchoptions import launch_spec
 from adr.members import DEFAULT_EXCLUDES, choose
 from adr.models import Job, new_id

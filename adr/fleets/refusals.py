@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from botocore import exceptions as core
 
 from adr.aws import error_code, translated
-from adr.errors import AdrError, ServiceError, Unavailable, UsageError
+from adr.errors import AdrError, Denied, ServiceError, Unavailable, UsageError
 
 __all__ = ["is_unknown_yet", "no_network", "reason", "refusals"]
 
@@ -112,7 +112,7 @@ def reason(
             f"instances, or ask for more of {quota!r} at Service Quotas in the AWS console"
         )
     if code in _DENIED:
-        return ServiceError, _denied(said, operation)
+        return Denied, _denied(said, operation)
     if code == "AuthFailure.ServiceLinkedRoleCreationNotPermitted":
         return ServiceError, (
             "spot instances need a role of AWS that this account has not yet, and these "

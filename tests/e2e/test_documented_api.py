@@ -13,6 +13,8 @@ import pytest
 import adr
 from adr import adr as core
 from adr import config, console
+from adr.errors import UsageError
+from tests.ec2_rules import UBUNTU
 
 #: Functions of the module adr with their parameters; those after ``/`` may be left out.
 ADR = {
@@ -29,14 +31,21 @@ ADR = {
     "get_runners": "/ region_name",
     "get_workers": "runner_id / region_name prefix",
     "isiterable": "lst",
+    "iterate_workers": "runner_id / region_name hosts",
     "key_exists": "s3 runner_id key",
+    "launch": "runner_id n / region_name **kwargs",
+    "launch_workers": "ec2 runner_id / n ami asg akp ait",
     "parse_message": "message",
+    "prepare": "runner_id / region_name hosts user password key_filename warn_only timeout "
+    "**kwargs",
     "process": "runner_id / workingdir region_name stop_on_empty",
     "process_job": "sqs s3 runner_id / workingdir",
     "queue": "runner_id files / region_name command preprocessing postprocessing store_patterns",
     "queue_job": "sqs runner_id batch_id command / store_patterns preprocessing postprocessing",
     "register_workers": "s3 runner_id workers / prefix",
     "restore_contents": "path",
+    "start": "runner_id / region_name hosts",
+    "stop": "runner_id / region_name hosts",
     "upload_batch": "s3 runner_id path / exclude_patterns",
     "upload_files": "s3 runner_id batch_id path / include_patterns overwrite",
 }
@@ -51,7 +60,10 @@ CONFIG = {
     "write_aws_config": "cfg",
     "write_config": "cfg",
 }
-CONSOLE = ["config", "console", "create", "destroy", "download", "list", "process", "queue", "set"]
+CONSOLE = [
+    "config", "console", "create", "destroy", "download", "launch", "list", "prepare", "process",
+    "queue", "set", "start", "stop",
+]  # fmt: skip
 DEFAULTS = {
     ("create_bucket", "ACL"): "private",
     ("deregister_workers", "prefix"): "_workers/",
@@ -59,6 +71,9 @@ DEFAULTS = {
     ("register_workers", "prefix"): "_workers/",
     ("get_job", "delay"): 10,
     ("get_job", "retry"): 30,
+    ("launch_workers", "n"): 1,
+    ("prepare", "warn_only"): False,
+    ("prepare", "timeout"): 600,
     ("process", "workingdir"): ".",
     ("process", "stop_on_empty"): False,
     ("process_job", "workingdir"): ".",
@@ -75,6 +90,8 @@ def documented_part(function):
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is Parameter.VAR_POSITIONAL:
             words.append(f"*{parameter.name}")
+        elif parameter.kind is Parameter.VAR_KEYWORD:
+            words.append(f"**{parameter.name}")
         elif parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
             if parameter.default is not Parameter.empty and "/" not in words:
                 words.append("/")
@@ -272,6 +289,133 @@ def test_the_documented_example_runs(aws_env, folder, tmp_path):
     assert (tmp_path / "results" / batch / "case" / "out.nc").read_text() == "case.txt"
     adr.destroy(runner, "eu-west-1")
     assert runner not in adr.get_runners("eu-west-1")
+
+
+def test_workers_are_registered_only_where_they_have_addresses(tmp_path):
+    runner = adr.create(local=True, directory=tmp_path / "runner")
+
+    assert adr.launch(runner, 2, slots=1, keep=True) == ["local-1", "local-2"]
+
+    assert adr.get_workers(runner) == []
+    assert list(adr.iterate_workers(runner)) == []
+    assert [view.name for view in adr.list_hosts(runner)] == ["local-1", "local-2"]
+    adr.destroy(runner, hosts=["local-1"])
+    [left] = adr.stop(runner)
+    assert (left.name, left.state) == ("local-2", "stopped")
+    assert adr.start(runner)[0].state == "running"
+    adr.destroy(runner, purge=True)
+    assert not (tmp_path / "runner").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rockets": 1}, "a launch has no option 'rockets': it has ait, akp, "),
+        ({"spot": True}, "--spot means nothing for workers on this machine"),
+        ({"slots": 0}, "--slots takes a number from 1 to 1,000, not 0"),
+    ],
+)
+def test_options_of_a_launch_are_checked_as_on_the_command_line(tmp_path, options, sentence):
+    runner = adr.create(local=True, directory=tmp_path / "runner")
+
+    with pytest.raises(UsageError, match=sentence):
+        adr.launch(runner, 1, **options)
+    assert adr.list_hosts(runner) == []
+
+
+# On instances
+
+
+@pytest.fixture
+def ec2(strict_moto):
+    return boto3.resource("ec2")
+
+
+@pytest.fixture
+def key_pair(ec2):
+    """Make a key pair that nobody else uses."""
+    return ec2.create_key_pair(KeyName=f"key-{uuid.uuid4()}").name
+
+
+def tags_of(instance):
+    return {tag["Key"]: tag["Value"] for tag in instance.tags}
+
+
+def test_instances_are_launched_and_found_by_their_runner(ec2, key_pair, group):
+    runner, other = adr.create(), adr.create()
+
+    addresses = adr.launch_workers(ec2, runner, 2, UBUNTU["amd64"], [group], key_pair, "m5.large")
+    adr.launch_workers(ec2, other, ami=UBUNTU["amd64"])
+
+    found = list(adr.iterate_workers(runner))
+    assert sorted(each.public_ip_address for each in found) == sorted(addresses)
+    for each in found:
+        assert each.state["Name"] == "running"
+        assert (each.instance_type, each.key_name) == ("m5.large", key_pair)
+        assert [each["GroupId"] for each in each.security_groups] == [group]
+        assert tags_of(each)["Runner"] == runner
+        assert tags_of(each)["Name"] == f"adr-{runner[:7]}"
+        assert all(tags_of(volume)["Runner"] == runner for volume in each.volumes.all())
+    [first] = adr.iterate_workers(runner, hosts=[addresses[0]])
+    assert first.public_ip_address == addresses[0]
+    for each in (runner, other):
+        adr.destroy(each, purge=True)
+
+
+def test_an_image_has_to_come_from_somewhere(ec2):
+    with pytest.raises(UsageError, match="no machine image is given"):
+        adr.launch_workers(ec2, str(uuid.uuid4()))
+
+
+@pytest.fixture
+def group(ec2):
+    """Return the id of a security group of the default network."""
+    [network] = ec2.vpcs.filter(Filters=[{"Name": "is-default", "Values": ["true"]}])
+    return next(iter(network.security_groups.all())).id
+
+
+def test_instances_are_launched_rest_and_end(key_pair, group):
+    # given
+    runner = adr.create()
+    addresses = adr.launch(runner, 2, akp=key_pair, asg=[group], ait="m5.large", prepare=True)
+    assert sorted(adr.get_workers(runner)) == sorted(addresses)
+    ids = [view.name for view in adr.list_hosts(runner)]
+    # when one rests
+    adr.stop(runner, hosts=[addresses[0]])
+    assert adr.get_workers(runner) == [addresses[1]]
+    # and goes on
+    [again] = adr.start(runner)
+    assert again.state == "running"
+    assert sorted(adr.get_workers(runner)) == sorted([addresses[1], again.address])
+    # and one is destroyed
+    adr.destroy(runner, hosts=[again.name])
+    assert [view.name for view in adr.list_hosts(runner)] == [
+        each for each in ids if each != again.name
+    ]
+    assert adr.get_workers(runner) == [addresses[1]]
+    assert runner in adr.get_runners()
+    # then the rest goes with its runner
+    adr.destroy(runner)
+    states = {
+        each.state["Name"] for each in boto3.resource("ec2").instances.filter(InstanceIds=ids)
+    }
+    assert states == {"terminated"}
+    assert adr.get_workers(runner) == []
+
+
+def test_instances_are_ended_where_their_queue_is_gone(ec2, group):
+    runner = adr.create()
+    adr.launch(runner, 1, asg=group, prepare=True)
+    boto3.resource("sqs").get_queue_by_name(QueueName=runner).delete()
+    assert [each.runner_id for each in adr.list_orphans()[0] if each.runner_id == runner] == [
+        runner
+    ]
+
+    adr.destroy(runner)
+
+    tagged = ec2.instances.filter(Filters=[{"Name": "tag:Runner", "Values": [runner]}])
+    assert {each.state["Name"] for each in tagged} == {"terminated"}
+    assert runner not in [each.runner_id for each in adr.list_orphans()[0]]
 
 
 def test_the_same_calls_work_on_a_local_runner(folder, tmp_path):

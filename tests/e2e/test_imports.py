@@ -32,6 +32,7 @@ LAYERS = (
     ("adr", "__init__"),
     ("destruction", "embedded", "hosts", "preparing", "resources"),
     ("launching", "launchoptions"),
+    ("inventory",),
     ("worker", "worker.*"),
     ("queueing", "survey", "publish"),
     ("runner",),
@@ -289,7 +290,7 @@ def test_fleets_know_only_what_is_theirs():
 
 
 def test_launching_knows_no_fleet():
-    for module in ("launching", "preparing", "destruction", "launchoptions"):
+    for module in ("launching", "inventory", "preparing", "destruction", "launchoptions"):
         known = {name for name in within(trees()[module]) if name.startswith("fleets.")}
         assert known <= {"fleets.base", "fleets.specs"}, module
 

@@ -28,6 +28,7 @@ from adr.aws import (
 from adr.errors import (
     AdrError,
     Conflict,
+    Denied,
     NotFound,
     RunnerGone,
     ServiceError,
@@ -439,8 +440,8 @@ class TestTranslation:
             ("AWS.SimpleQueueService.NonExistentQueue", 400, RunnerGone, "runner is gone"),
             ("PreconditionFailed", 412, Conflict, "changed meanwhile"),
             ("ConditionalRequestConflict", 409, Conflict, "changed meanwhile"),
-            ("AccessDenied", 403, ServiceError, "denies PutObject .*Said by AWS"),
-            ("403", 403, ServiceError, "denies PutObject"),
+            ("AccessDenied", 403, Denied, "denies PutObject .*Said by AWS"),
+            ("403", 403, Denied, "denies PutObject"),
             ("ExpiredToken", 400, Unavailable, "have ended: log in again.*adr prepare --renew"),
             ("InvalidAccessKeyId", 403, ServiceError, "not accept the credentials.*adr config"),
             ("SignatureDoesNotMatch", 403, ServiceError, "not accept the credentials"),

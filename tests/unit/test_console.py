@@ -22,7 +22,7 @@ from adr.console import main
 from adr.errors import AdrError, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec, Volume, WorkerOptions
-from adr.launching import HostView
+from adr.inventory import HostView
 from adr.models import Job, JobRecord, JobState, SlotInfo, WorkerInfo
 from adr.survey import BatchStatus, Counts, JobView, Status
 

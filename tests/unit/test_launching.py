@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from adr import launching
+from adr import inventory, launching
 from adr.destruction import destroy_runner
-from adr.errors import AdrError, PartialFailure, RunnerGone, ServiceError, UsageError
+from adr.errors import AdrError, Denied, PartialFailure, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec
 from adr.keys import setup_key
@@ -115,7 +115,7 @@ def beat(runner, host, **about):
 
 
 def registered(runner):
-    return launching.addresses(runner.store)
+    return inventory.addresses(runner.store)
 
 
 # Lists
@@ -128,7 +128,7 @@ def test_hosts_are_joined_with_their_workers(runner):
     beat(runner, "desk")
     beat(runner, "desk")
     # when
-    views = {view.name: view for view in launching.hosts(runner)}
+    views = {view.name: view for view in inventory.hosts(runner)}
     # then
     assert list(views) == ["i-1", "i-2", "i-3", "lab1", "desk"]
     assert [view.done for view in views.values()] == [3, 1, 0, 0, 0]
@@ -143,36 +143,50 @@ def test_a_failed_setup_is_shown_also_where_the_host_is_gone(runner):
     # a worker lives there by now
     beat(runner, "i-2")
 
-    views = {view.name: view for view in launching.hosts(runner)}
+    views = {view.name: view for view in inventory.hosts(runner)}
 
     assert [name for name, view in views.items() if view.setup_failed] == ["i-1", "i-9"]
     assert views["i-9"].host.state is HostState.ENDED
     assert "adr logs --worker=i-9" in views["i-9"].note
-    assert launching.output_of(runner, "i-9") == b"no such package"
+    assert inventory.output_of(runner, "i-9") == b"no such package"
 
 
 def test_a_fleet_that_cannot_be_asked_hides_no_other(runner, ec2, caplog):
     ec2.broken["hosts"] = ServiceError("AWS denies DescribeInstances")
 
-    assert [view.name for view in launching.hosts(runner)] == ["lab1"]
+    assert [view.name for view in inventory.hosts(runner)] == ["lab1"]
     assert "the hosts of the fleet ec2 are not known: AWS denies" in caplog.text
 
 
-def test_hosts_are_chosen_by_name_or_address(runner):
-    views = launching.hosts(runner)
+def test_whoever_may_not_look_for_instances_is_told_only_where_there_may_be_some(
+    runner, ec2, caplog
+):
+    ec2.broken["hosts"] = Denied("AWS denies DescribeInstances")
+    inventory.register(runner.store, ["lab1"])
 
-    chosen = launching.choose(views, ["lab1", "3.0.0.1"])
+    inventory.hosts(runner)
+    assert "AWS denies" not in caplog.text
+
+    inventory.register(runner.store, ["3.0.0.1"])
+    inventory.hosts(runner)
+    assert "AWS denies" in caplog.text
+
+
+def test_hosts_are_chosen_by_name_or_address(runner):
+    views = inventory.hosts(runner)
+
+    chosen = inventory.choose(views, ["lab1", "3.0.0.1"])
     assert [view.name for view in chosen] == ["i-1", "lab1"]
     with pytest.raises(UsageError, match="no host 'i-7': it has i-1, i-2, i-3, lab1"):
-        launching.choose(views, ["i-1", "i-7"])
+        inventory.choose(views, ["i-1", "i-7"])
     with pytest.raises(UsageError, match="no host ''"):
-        launching.choose(views, [""])
+        inventory.choose(views, [""])
 
 
 def test_what_a_host_has_said_is_given_by_its_fleet(runner):
-    assert launching.output_of(runner, "3.0.0.1") == b"said"
+    assert inventory.output_of(runner, "3.0.0.1") == b"said"
     with pytest.raises(AdrError, match="nothing of what lab1 says"):
-        launching.output_of(runner, "lab1")
+        inventory.output_of(runner, "lab1")
 
 
 # Launches
@@ -196,7 +210,7 @@ def test_a_runner_without_such_a_fleet_says_which_it_has(runner):
 
 
 def test_stopping_deregisters_and_starting_registers_the_new_address(runner, ec2, ssh):
-    launching.register(runner.store, ["3.0.0.1", "3.0.0.2", "lab1"])
+    inventory.register(runner.store, ["3.0.0.1", "3.0.0.2", "lab1"])
 
     launching.stop(runner, None, SILENT)
     assert registered(runner) == []
@@ -209,7 +223,7 @@ def test_stopping_deregisters_and_starting_registers_the_new_address(runner, ec2
 
 def test_of_many_hosts_the_failing_ones_are_named_and_the_others_dealt_with(runner, ec2, ssh):
     # given
-    launching.register(runner.store, ["3.0.0.1", "3.0.0.2", "lab1"])
+    inventory.register(runner.store, ["3.0.0.1", "3.0.0.2", "lab1"])
     ec2.broken["stop"] = PartialFailure("i-2 has a hiccup", ["i-1"], ["i-2"])
     # when
     with pytest.raises(
@@ -246,14 +260,14 @@ def test_workers_started_by_hand_are_left_alone(runner):
 
 
 def test_ended_hosts_are_forgotten(runner, ec2):
-    launching.register(runner.store, ["3.0.0.1", "3.0.0.2"])
+    inventory.register(runner.store, ["3.0.0.1", "3.0.0.2"])
     for name in ("i-1", "i-9"):
         runner.store.write(setup_key(name), b"x")
 
     launching.terminate(runner, ["i-1", "i-9"], SILENT)
 
     assert registered(runner) == ["3.0.0.2"]
-    assert [view.name for view in launching.hosts(runner)] == ["i-2", "i-3", "lab1"]
+    assert [view.name for view in inventory.hosts(runner)] == ["i-2", "i-3", "lab1"]
 
 
 # Preparing
@@ -303,7 +317,7 @@ def test_without_any_host_to_prepare_the_way_to_one_is_told(runner, ec2, ssh):
 
 
 def test_a_runner_is_destroyed_with_all_its_hosts(runner, ec2, ssh):
-    launching.register(runner.store, ["3.0.0.1"])
+    inventory.register(runner.store, ["3.0.0.1"])
     runner.store.write(setup_key("i-1"), b"x")
     # what workers see when their hosts end
     seen = []
@@ -340,6 +354,28 @@ def test_a_host_that_cannot_be_ended_stops_nothing_else_and_can_be_ended_later(r
     del ec2.broken["terminate"]
     destroy_runner(runner, False, SILENT)
     assert ec2.done[-1] == ("dissolve",)
+
+
+def test_whoever_has_no_rights_on_instances_can_destroy_what_has_none(runner, ec2, ssh):
+    for verb in ("hosts", "dissolve"):
+        ec2.broken[verb] = Denied("AWS denies it")
+    inventory.register(runner.store, ["lab1"])
+
+    destroy_runner(runner, False, SILENT)
+
+    assert ("dissolve",) in ssh.done
+    assert registered(runner) == []
+
+
+@pytest.mark.parametrize("trace", ["_install/x/y", "_launches/x", "_workers/3.0.0.1"])
+def test_what_may_have_instances_is_not_called_destroyed_unseen(runner, ec2, trace):
+    for verb in ("hosts", "dissolve"):
+        ec2.broken[verb] = Denied("AWS denies it")
+    runner.store.write(trace, b"")
+
+    for _ in range(2):
+        with pytest.raises(PartialFailure, match="AWS denies it"):
+            destroy_runner(runner, False, SILENT)
 
 
 def test_nothing_is_purged_while_something_that_costs_is_left(runner, ec2):

@@ -1,0 +1,196 @@
+"""Which hosts a runner has: what fleets know, what heartbeats tell, and what is registered.
+
+A fleet knows machines or processes, a heartbeat tells of a worker; `hosts` joins them by the
+name of the host. Registered under ``_workers/`` are the addresses of hosts that run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from adr.errors import AdrError, Denied, NotFound, RunnerGone, UsageError
+from adr.fleets.base import Host, HostState, Telling
+from adr.keys import INSTALL, LAUNCHES, SETUP, WORKERS, setup_key
+from adr.models import WorkerInfo, time_text
+from adr.runner import Runner
+from adr.stores.base import ObjectStore
+
+__all__ = [
+    "HostView",
+    "addresses",
+    "choose",
+    "deregister",
+    "hosts",
+    "may_have_others",
+    "output_of",
+    "register",
+]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HostView:
+    """Show one host: what its fleet knows of it, and what its workers say."""
+
+    host: Host
+    workers: tuple[WorkerInfo, ...] = ()
+    #: Whether it wrote why it could not be set up, and has no worker.
+    setup_failed: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return what lists and ``--hosts`` call it."""
+        return self.host.name
+
+    @property
+    def slots(self) -> int:
+        """Return how many jobs its workers run at once."""
+        return sum(worker.slots for worker in self.workers)
+
+    @property
+    def busy(self) -> int:
+        """Return how many jobs its workers run now."""
+        return sum(len(worker.running) for worker in self.workers)
+
+    @property
+    def done(self) -> int:
+        """Return how many jobs its workers have settled."""
+        return sum(worker.done for worker in self.workers)
+
+    @property
+    def note(self) -> str:
+        """Return what somebody should know of it, in words."""
+        failed = f"setup failed: adr logs --worker={self.name}" if self.setup_failed else ""
+        notes = [failed, self.host.note, *(worker.note for worker in self.workers)]
+        return "; ".join(dict.fromkeys(note for note in notes if note))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object; times as text."""
+        data = asdict(self.host)
+        del data["bare"]
+        return {
+            **data,
+            "state": self.host.state.value,
+            "started_at": time_text(self.host.started_at),
+            "slots": self.slots,
+            "busy": self.busy,
+            "done": self.done,
+            "note": self.note,
+            "setup_failed": self.setup_failed,
+            "workers": [worker.to_dict() for worker in self.workers],
+        }
+
+
+def hosts(runner: Runner) -> list[HostView]:
+    """Return all hosts of a runner: those of its fleets, and those that joined by themselves.
+
+    A fleet that cannot be asked is left out, with a warning in the log.
+    """
+    found: list[Host] = []
+    trouble: dict[str, AdrError] = {}
+    for kind in runner.fleets:
+        try:
+            found += runner.fleets[kind]().hosts()
+        except RunnerGone:
+            raise
+        except AdrError as error:
+            trouble[kind] = error
+    for kind, why in trouble.items():
+        # Whoever may not even look has launched nothing.
+        expected = isinstance(why, Denied) and not may_have_others(runner.store, found)
+        level = logging.DEBUG if expected else logging.WARNING
+        _log.log(level, "the hosts of the fleet %s are not known: %s", kind, why)
+    return _joined(runner, found)
+
+
+def choose(views: Sequence[HostView], names: Sequence[str]) -> list[HostView]:
+    """Return the hosts that are named, by their names or addresses, in the order of the list.
+
+    Raises
+    ------
+    UsageError
+        If there is no such host.
+    """
+    known = {each for view in views for each in (view.name, view.host.address)}
+    for name in names:
+        if name not in known or not name:
+            there = ", ".join(view.name for view in views) or "none"
+            raise UsageError(f"the runner has no host {name!r}: it has {there}")
+    return [view for view in views if view.name in names or view.host.address in names]
+
+
+def output_of(runner: Runner, name: str) -> bytes:
+    """Return what a host has said: why it could not be set up, or else what its fleet has.
+
+    Raises
+    ------
+    UsageError
+        If there is no such host.
+    AdrError
+        If nothing is known of it.
+    """
+    [view, *_] = choose(hosts(runner), [name])
+    try:
+        return runner.store.read(setup_key(view.name)).body
+    except NotFound:
+        pass
+    if view.host.fleet:
+        fleet = runner.fleets[view.host.fleet]()
+        if isinstance(fleet, Telling):
+            said = fleet.output(view.host)
+            if said:
+                return said
+    raise AdrError(f"nothing of what {view.name} says is kept here: look at its log on that host")
+
+
+def register(store: ObjectStore, workers: Iterable[str], prefix: str = WORKERS) -> None:
+    """Note the addresses of workers as empty objects; idempotent."""
+    for worker in workers:
+        store.write(prefix + worker, b"")
+
+
+def deregister(store: ObjectStore, workers: Iterable[str], prefix: str = WORKERS) -> None:
+    """Remove the notes of `register`; idempotent."""
+    store.delete(prefix + worker for worker in workers)
+
+
+def addresses(store: ObjectStore, prefix: str = WORKERS) -> list[str]:
+    """Return what is registered."""
+    # What adr keeps in folders below the prefix is no address.
+    return [entry.key.removeprefix(prefix) for entry in store.list(prefix, flat=True)]
+
+
+def may_have_others(store: ObjectStore, known: Iterable[Host]) -> bool:
+    """Tell whether hosts may have been launched that are not among those known."""
+    left = set(addresses(store)) - {host.address for host in known}
+    return bool(left) or any(True for each in (INSTALL, LAUNCHES, SETUP) for _ in store.list(each))
+
+
+def _joined(runner: Runner, found: Sequence[Host]) -> list[HostView]:
+    """Put hosts, heartbeats and notes of failed setups together."""
+    workers: dict[str, list[WorkerInfo]] = {}
+    for info in runner.roster.alive():
+        workers.setdefault(info.host, []).append(info)
+    failed = {
+        entry.key.removeprefix(SETUP).removesuffix(".log") for entry in runner.store.list(SETUP)
+    }
+    views = []
+    for host in found:
+        # Over SSH an instance is known by its address.
+        infos = [
+            info for name in {host.name, host.address} for info in workers.pop(name, ()) if name
+        ]
+        views.append(HostView(host, tuple(infos), not infos and host.name in failed))
+    known = {view.name for view in views}
+    for name in sorted(failed - known - workers.keys()):
+        gone = Host(name, next(iter(runner.fleets), ""), HostState.ENDED)
+        views.append(HostView(gone, setup_failed=True))
+    for name, own in workers.items():
+        began = min(info.started_at for info in own)
+        host = Host(name, "", HostState.RUNNING, started_at=began)
+        views.append(HostView(host, tuple(own)))
+    return views
