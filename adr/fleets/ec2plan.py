@@ -345,6 +345,8 @@ class _Planner:
             if order.spot:
                 request["InstanceMarketOptions"] = {"MarketType": "spot"}
             _dry_run(ec2.run_instances, request)
+            # Without this nobody would see what has become of them.
+            _dry_run(ec2.describe_instances, {})
             if order.is_fleet:
                 _dry_run(ec2.create_launch_template, launch_template(order, _NO_TOKEN))
                 _dry_run(ec2.create_fleet, create_fleet(order, _NO_TOKEN, order.n, order.spot))

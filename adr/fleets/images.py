@@ -16,7 +16,6 @@ from adr.fleets.refusals import refusals
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ec2.literals import InstanceTypeType
     from mypy_boto3_ssm import SSMClient
 
 __all__ = ["Image", "InstanceType", "find_images", "instance_types", "newest_images"]
@@ -67,9 +66,12 @@ def instance_types(ec2: EC2Client, names: Sequence[str], region: str) -> list[In
     UsageError
         If the region has no such type, or one on which adr cannot run.
     """
-    wanted: list[InstanceTypeType] = list(dict.fromkeys(names))  # type: ignore[arg-type]
-    with refusals("use", f"the instance types {', '.join(wanted)}", region):
-        pages = ec2.get_paginator("describe_instance_types").paginate(InstanceTypes=wanted)
+    wanted = list(dict.fromkeys(names))
+    with refusals("look for", f"the instance types {', '.join(wanted)}", region):
+        # By a filter, which leaves out what there is not instead of refusing all.
+        pages = ec2.get_paginator("describe_instance_types").paginate(
+            Filters=[{"Name": "instance-type", "Values": wanted}]
+        )
         answers = [each for page in pages for each in page["InstanceTypes"]]
     found = {}
     for answer in answers:
@@ -86,7 +88,8 @@ def instance_types(ec2: EC2Client, names: Sequence[str], region: str) -> list[In
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UsageError(
-            f"there is no instance type {', '.join(missing)} in {region}: give another --ait"
+            f"there is no instance type {' or '.join(missing)} in {region}: give another --ait; "
+            f"aws ec2 describe-instance-types lists them"
         )
     return [found[name] for name in wanted]
 

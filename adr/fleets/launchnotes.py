@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from adr.aws import is_uncertain
 from adr.errors import AdrError, NotFound
 from adr.fleets.base import HostState
 from adr.fleets.instances import state_of
+from adr.fleets.refusals import is_open
 from adr.keys import LAUNCHES
 from adr.models import SCHEMA
 from adr.stores.base import ObjectStore
@@ -64,7 +64,7 @@ def noted(store: ObjectStore, wish: str, launched: Launched) -> Iterator[Noted]:
     try:
         yield found
     except AdrError as error:
-        if not is_uncertain(error):
+        if not is_open(error):
             store.delete([_key(found.token)])
         raise
     store.delete([_key(found.token)])

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 from botocore import exceptions as core
 
-from adr.aws import error_code, translated
+from adr.aws import error_code, is_uncertain, translated
 from adr.errors import AdrError, Denied, ServiceError, Unavailable, UsageError
 
-__all__ = ["is_unknown_yet", "no_network", "reason", "refusals"]
+__all__ = ["is_open", "is_unknown_yet", "no_network", "reason", "refusals"]
 
 _LACK = {
     "InsufficientCapacity",
@@ -172,6 +172,12 @@ def refusals(
                 raise
             kind, why = found
             raise kind(f"cannot {operation} {subject}: {why}") from error
+
+
+def is_open(error: AdrError) -> bool:
+    """Tell whether nobody knows what has become of a request that failed with `error`."""
+    # EC2 calls a lack of capacity an error of its own.
+    return is_uncertain(error) and error_code(error.__cause__) not in _LACK
 
 
 def is_unknown_yet(code: str, said: str) -> bool:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as core
 
-from adr.aws import error_code, is_denied, is_uncertain
+from adr.aws import error_code, is_denied
 from adr.errors import AdrError, ServiceError
-from adr.fleets.refusals import is_unknown_yet, reason, refusals
+from adr.fleets.refusals import is_open, is_unknown_yet, reason, refusals
 from adr.fleets.requests import (
     Order,
     create_fleet,
@@ -126,7 +126,7 @@ class Sender:
         try:
             return self._fleet(self.order.n, spot=True)
         except ServiceError as error:
-            if is_uncertain(error) or is_denied(error):
+            if is_open(error) or is_denied(error):
                 raise
             self.notes.append(str(error))
             return []

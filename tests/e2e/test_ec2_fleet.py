@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -33,6 +36,7 @@ from tests.ec2_rules import (
     record,
     xml,
 )
+from tests.servers import require
 
 AMAZON_X86 = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 WHEEL = Wheel("adr-9-py3-none-any.whl", b"a wheel", "ab" * 32, "boto3==1.0\n")
@@ -155,7 +159,10 @@ def test_amazon_linux_is_a_choice(made):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        (Ec2Spec(types=("c7i.huge",)), r"c7i\.huge.*no such instance type in eu-central-1.*--ait"),
+        (
+            Ec2Spec(types=("c7i.huge", "c7i.large", "c7i.odd")),
+            r"no instance type c7i\.huge or c7i\.odd in eu-central-1: give another --ait",
+        ),
         (Ec2Spec(ami="ami-12345678"), r"ami-12345678.*no such machine image.*--ami"),
         (Ec2Spec(ami=UBUNTU["arm64"]), r"is for arm64, c7i\.large is x86_64.*--ami or --ait"),
         (Ec2Spec(key_pair="nobody"), r"key pair nobody.*no such key pair.*--akp"),
@@ -198,6 +205,7 @@ def test_a_missing_permission_is_named_before_anything_is_made(made):
     ("name", "spec", "code"),
     [
         ("ec2.CreateSecurityGroup", Ec2Spec(), "UnauthorizedOperation"),
+        ("ec2.DescribeInstances", Ec2Spec(), "UnauthorizedOperation"),
         ("ec2.CreateFleet", Ec2Spec(spot=True), "UnauthorizedOperation"),
         ("ec2.CreateLaunchTemplate", Ec2Spec(spot=True), "UnauthorizedOperation"),
     ],
@@ -478,6 +486,16 @@ def test_what_there_is_of_too_many_is_kept_and_said(made):
     tokens = [each["ClientToken"] for each in sent if each["MinCount"] == "1"]
     assert len(set(tokens)) == 1
     assert tokens[0] not in {each["ClientToken"] for each in sent if each["MinCount"] == "3"}
+
+
+def test_a_lack_of_capacity_is_an_answer_and_no_lost_one(made, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    made.proxy.fail(is_real("ec2.RunInstances"), 500, "InsufficientInstanceCapacity")
+
+    with pytest.raises(ServiceError, match="EC2 has not enough"):
+        launch(made, Ec2Spec())
+    assert made.proxy.count("ec2.RunInstances") == 2  # one of them a dry run
+    assert list(made.store.list(LAUNCHES)) == []
 
 
 def test_a_launch_that_is_refused_leaves_no_note_of_itself(made):
@@ -891,3 +909,42 @@ def test_instances_whose_runner_is_gone_are_found_in_all_regions(made):
     elsewhere.terminate_instances(InstanceIds=[lost["InstanceId"], foreign["InstanceId"]])
     made.runner.ledger.destroy()
     assert [each.runner_id for each in orphans()[0]] == [made.id]
+
+
+# As users have it
+
+
+def require_wheel(folder) -> None:
+    words = [sys.executable, "-c", "from adr.wheel import pack_wheel; pack_wheel()"]
+    done = subprocess.run(words, cwd=folder, capture_output=True)
+    require(done.returncode == 0, "adr runs from its sources and cannot be brought to instances")
+
+
+def test_a_runner_has_instances_from_its_launch_to_its_end(strict_moto, shell):
+    require_wheel(shell.folder)
+    runner = shell("create").out.strip()
+
+    told = shell("launch", "-n", "2", "--dry-run")
+    assert f"adr-{runner}" in told.out + told.err
+    assert json.loads(shell("launch", "--dry-run", "--json").out)
+    assert shell("launch", "--ait=c7i.huge", status=2).err.count("\n") == 1
+    launched = shell("launch", "-n", "2", "--max-hours=2").lines
+    ec2 = boto3.client("ec2")
+
+    def instances():
+        mine = [{"Name": "tag:Runner", "Values": [runner]}]
+        found = ec2.describe_instances(Filters=mine)["Reservations"]
+        return [each for reservation in found for each in reservation["Instances"]]
+
+    assert set(launched) == {each["PublicIpAddress"] for each in instances()}
+    names = {each["InstanceId"] for each in instances()}
+    assert all(name in shell("list", runner).out for name in names)
+    shell("stop")
+    assert {each["State"]["Name"] for each in instances()} == {"stopped"}
+    shell("start")
+    assert {each["State"]["Name"] for each in instances()} == {"running"}
+    shell("destroy", "--yes")
+    assert {each["State"]["Name"] for each in instances()} <= {"terminated"}
+    assert {each["InstanceId"] for each in instances()} <= names
+    left = ec2.describe_security_groups(Filters=[{"Name": "tag:Runner", "Values": [runner]}])
+    assert left["SecurityGroups"] == []
