@@ -37,7 +37,7 @@ from adr.hosts import (
     start,
     stop,
 )
-from adr.launching import terminate
+from adr.launching import logging_in, terminate
 from adr.models import new_id
 from adr.progress import SILENT, Progress
 from adr.publish import fetches
@@ -676,6 +676,9 @@ def destroy(
     *,
     batch: str | None = None,
     purge: bool = False,
+    user: str | None = None,
+    password: str | None = None,
+    key_filename: str | None = None,
     progress: Progress = SILENT,
 ) -> None:
     """Destroy runner.
@@ -696,6 +699,8 @@ def destroy(
         Destroy this batch only: its jobs are called off and its input is removed.
     purge : bool, optional
         Remove results and records as well.
+    user, password, key_filename : str, optional
+        How to log in to hosts over SSH [default: as they were prepared]
     progress : Progress, optional
         Told of the advance.
 
@@ -708,7 +713,7 @@ def destroy(
     -----
     No warnings, no undo! Can be repeated where it was cut off.
     """
-    runner = open_runner(runner_id, region_name)
+    runner = logging_in(open_runner(runner_id, region_name), user, password, key_filename)
     if hosts is not None:
         if batch is not None or purge:
             raise UsageError(

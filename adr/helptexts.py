@@ -50,16 +50,21 @@ _WORKERS = """\
                          a job that is cut by this has failed
   --keep                 Never leave"""
 
-_LOGINS = """\
+_SSH = """\
   --user=USER            SSH user
   --password=PW          SSH password, which others on this machine may see in
                          the list of processes: better is
   --ask-password         Ask for the SSH password
-  --key=KEY              File of the SSH key
+  --key=KEY              File of the SSH key"""
+
+_LOGINS = (
+    _SSH
+    + """
   --hours=H              Lend credentials for H hours; without, 12
   --copy-credentials     Hand over your own keys instead: whoever is root there
                          can use them
   --timeout=S            Give a host up after S seconds; without, 600"""
+)
 
 
 def complete(doc: str | None) -> str:
@@ -70,6 +75,7 @@ def complete(doc: str | None) -> str:
         ("runner", _RUNNER),
         ("job", _JOBS),
         ("worker", _WORKERS),
+        ("ssh", _SSH),
         ("login", _LOGINS),
     ):
         text = text.replace(f"  <{name} options>", block)

@@ -33,9 +33,8 @@ __all__ = [
 
 def plan_lines(plan: LaunchPlan) -> Iterator[str]:
     """Describe what would be launched."""
-    lines = [*plan.lines, *((("cost", _cost(plan)),) if plan.hourly_usd is not None else ())]
-    width = max((len(label) for label, _ in lines), default=0)
-    for label, text in lines:
+    width = max((len(label) for label, _ in plan.lines), default=0)
+    for label, text in plan.lines:
         yield f"{label:{width}}  {plain(text)}"
 
 
@@ -47,11 +46,8 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
 def cost_lines(plan: LaunchPlan) -> Iterator[str]:
     """Say what is about to be paid, where that is known."""
     if plan.hourly_usd is not None:
-        yield f"launching {count(plan.n, 'host')}: {_cost(plan)}"
-
-
-def _cost(plan: LaunchPlan) -> str:
-    return f"about {plan.hourly_usd:.2f} US dollars an hour, disks and traffic not counted"
+        price = f"{plan.hourly_usd:.{2 if plan.hourly_usd >= 1 else 4}f} USD an hour"
+        yield f"launching {count(plan.n, 'host')} for about {price}; disks and traffic come extra"
 
 
 def failure_lines(report: LaunchReport, verb: str) -> Iterator[str]:
@@ -82,8 +78,10 @@ def change_lines(hosts: Sequence[Host], verb: str) -> Iterator[str]:
     if not hosts:
         yield f"there is nothing to {verb}"
     for host in hosts:
-        note = f" ({plain(host.note)})" if host.note else ""
-        yield f"{plain(host.name)}: {host.state}{note}"
+        # Nothing on such an instance starts a worker by itself.
+        rest = "adr prepare starts its worker" if host.bare and verb == "start" else ""
+        notes = "; ".join(note for note in (host.note, rest) if note)
+        yield f"{plain(host.name)}: {host.state}{f' ({plain(notes)})' if notes else ''}"
 
 
 def print_addresses(hosts: Iterable[Host]) -> None:

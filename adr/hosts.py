@@ -218,6 +218,9 @@ def start(
     region_name: str | None = None,
     hosts: Sequence[str] | None = None,
     *,
+    user: str | None = None,
+    password: str | None = None,
+    key_filename: str | None = None,
     progress: Progress = SILENT,
 ) -> list[Host]:
     """Start stopped workers for specific runner.
@@ -230,6 +233,8 @@ def start(
         Amazon region identifier
     hosts : list, optional
         List of specific hosts to start, by name or address [default: all that are stopped]
+    user, password, key_filename : str, optional
+        How to log in to hosts over SSH [default: as they were prepared]
     progress : Progress, optional
         Told of the advance.
 
@@ -242,7 +247,8 @@ def start(
     --------
     stop, register_workers
     """
-    return launching.start(open_runner(runner_id, region_name), hosts, progress)
+    runner = launching.logging_in(open_runner(runner_id, region_name), user, password, key_filename)
+    return launching.start(runner, hosts, progress)
 
 
 def stop(
@@ -250,6 +256,9 @@ def stop(
     region_name: str | None = None,
     hosts: Sequence[str] | None = None,
     *,
+    user: str | None = None,
+    password: str | None = None,
+    key_filename: str | None = None,
     progress: Progress = SILENT,
 ) -> list[Host]:
     """Stop running workers for specific runner; they give their jobs back.
@@ -262,6 +271,8 @@ def stop(
         Amazon region identifier
     hosts : list, optional
         List of specific hosts to stop, by name or address [default: all that run]
+    user, password, key_filename : str, optional
+        How to log in to hosts over SSH [default: as they were prepared]
     progress : Progress, optional
         Told of the advance.
 
@@ -274,7 +285,8 @@ def stop(
     --------
     start, deregister_workers
     """
-    return launching.stop(open_runner(runner_id, region_name), hosts, progress)
+    runner = launching.logging_in(open_runner(runner_id, region_name), user, password, key_filename)
+    return launching.stop(runner, hosts, progress)
 
 
 def list_hosts(runner_id: str, region_name: str | None = None) -> list[HostView]:

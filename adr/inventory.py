@@ -85,10 +85,15 @@ class HostView:
         }
 
 
-def hosts(runner: Runner) -> list[HostView]:
+def hosts(runner: Runner, strict: bool = False) -> list[HostView]:
     """Return all hosts of a runner: those of its fleets, and those that joined by themselves.
 
-    A fleet that cannot be asked is left out, with a warning in the log.
+    Parameters
+    ----------
+    runner : Runner
+        Whose hosts.
+    strict : bool, optional
+        Raise where a fleet cannot be asked; without, it is left out, with a warning in the log.
     """
     found: list[Host] = []
     trouble: dict[str, AdrError] = {}
@@ -102,6 +107,8 @@ def hosts(runner: Runner) -> list[HostView]:
     for kind, why in trouble.items():
         # Whoever may not even look has launched nothing.
         expected = isinstance(why, Denied) and not may_have_others(runner.store, found)
+        if strict and not expected:
+            raise why
         level = logging.DEBUG if expected else logging.WARNING
         _log.log(level, "the hosts of the fleet %s are not known: %s", kind, why)
     return _joined(runner, found)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from adr.errors import AdrError, PartialFailure, RunnerGone, UsageError
@@ -20,6 +22,7 @@ from adr.fleets.base import (
     LaunchPlan,
     LaunchReport,
     Pausable,
+    Reached,
 )
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec
 from adr.inventory import HostView, choose, deregister, hosts, register
@@ -36,6 +39,7 @@ __all__ = [
     "end_all",
     "fleet_for",
     "launch",
+    "logging_in",
     "plan_launch",
     "start",
     "stop",
@@ -120,7 +124,7 @@ def terminate(runner: Runner, names: Sequence[str], progress: Progress) -> list[
     PartialFailure
         If some could not be ended; the others are.
     """
-    views = choose(hosts(runner), names)
+    views = choose(hosts(runner, strict=True), names)
     _refuse_foreign([view for view in views if not view.setup_failed], "end")
     chosen = [view.host for view in views]
     _change(runner, chosen, "end", lambda fleet, each: _ended(fleet, each, progress))
@@ -151,6 +155,36 @@ def dissolve(runner: Runner, kinds: Iterable[str], progress: Progress) -> dict[s
     return _in_fleets(runner, kinds, lambda fleet: fleet.dissolve(progress))
 
 
+def logging_in(
+    runner: Runner, user: str | None, password: str | None, key_filename: str | None
+) -> Runner:
+    """Return the same runner, whose fleets log in like that where they log in at all.
+
+    Raises
+    ------
+    UsageError
+        If none of them does.
+    """
+    if user is None and password is None and key_filename is None:
+        return runner
+    if _KINDS[SshSpec] not in runner.fleets:
+        raise UsageError(
+            f"the hosts of the runner {runner.id} are not reached over SSH: leave user, password "
+            f"and key out"
+        )
+
+    def opened(opener: Callable[[], Fleet]) -> Fleet:
+        fleet = opener()
+        if isinstance(fleet, Reached):
+            fleet.login = replace(
+                fleet.login, user=user, password=password, key_filename=key_filename
+            )
+        return fleet
+
+    fleets = {kind: partial(opened, opener) for kind, opener in runner.fleets.items()}
+    return replace(runner, fleets=fleets)
+
+
 def fleet_for(runner: Runner, spec: Spec) -> Fleet:
     """Open the fleet that `spec` asks something of.
 
@@ -173,7 +207,7 @@ def _to_change(
     runner: Runner, names: Sequence[str] | None, states: Sequence[HostState], verb: str
 ) -> list[Host]:
     """Return the hosts that are named, or all of fleets that are in one of these states."""
-    views = hosts(runner)
+    views = hosts(runner, strict=True)
     if names is None:
         found = [view.host for view in views if view.host.fleet and view.host.state in states]
     else:

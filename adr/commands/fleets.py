@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
-import sys
 from typing import TYPE_CHECKING, Any
 
 from adr import hostoutput, output
 from adr.commands.base import command
+from adr.commands.login import login_of, password_of
 from adr.current import runner_of
 from adr.errors import UsageError
 from adr.options import Arguments
@@ -84,7 +83,9 @@ def adr_launch(given: Arguments) -> int:
     options |= {name.replace("-", "_"): given.flag(f"--{name}") for name in _FLAGS}
     options["volume"] = given.texts("--volume")
     options["hosts"] = given.listed("--hosts")
-    options["password"] = _password(given, asks=options["hosts"] is not None)
+    if given.flag("--ask-password") and options["hosts"] is None:
+        raise UsageError("--ask-password is for --hosts: give that as well, or leave it out")
+    options["password"] = password_of(given)
     kind = "ec2" if is_runner_id(runner) else "local"
     spec = launch_spec(kind, given.text("--number"), options)
     plan = core.plan_launch(runner, spec, region)
@@ -140,7 +141,7 @@ def adr_prepare(given: Arguments) -> int:
             given.text("--region"),
             given.listed("--hosts"),
             given.text("--user"),
-            _password(given, asks=True),
+            password_of(given),
             given.text("--key"),
             warn_only=True,
             renew=given.flag("--renew"),
@@ -164,6 +165,7 @@ def adr_start(given: Arguments) -> int:
     Options:
       --hosts=HOSTS          Only these, by name or address, with commas; without,
                              all that are stopped
+      <ssh options>
       --json                 Print the outcome as JSON
       <runner options>
       <general options>
@@ -183,6 +185,7 @@ def adr_stop(given: Arguments) -> int:
     Options:
       --hosts=HOSTS          Only these, by name or address, with commas; without,
                              all that run
+      <ssh options>
       --json                 Print the outcome as JSON
       <runner options>
       <general options>
@@ -195,8 +198,9 @@ def _change(given: Arguments, verb: str) -> int:
 
     runner, chosen = runner_of(given), given.listed("--hosts")
     act = core.start if verb == "start" else core.stop
+    login = login_of(given)
     with output.progress(given.flag("--quiet")) as progress:
-        hosts = act(runner, given.text("--region"), chosen, progress=progress)
+        hosts = act(runner, given.text("--region"), chosen, **login, progress=progress)
     if not given.flag("--quiet"):
         for line in hostoutput.change_lines(hosts, verb):
             output.say(line)
@@ -219,16 +223,3 @@ def _shown(given: Arguments, runner: str, report: LaunchReport, verb: str) -> in
     else:
         hostoutput.print_addresses(report.hosts)
     return 1 if report.failed else 0
-
-
-def _password(given: Arguments, asks: bool) -> str | None:
-    password = given.text("--password")
-    if not given.flag("--ask-password"):
-        return password
-    if password is not None:
-        raise UsageError("--password and --ask-password both give the password: choose one")
-    if not asks:
-        raise UsageError("--ask-password is for --hosts: give that as well, or leave it out")
-    if not sys.stdin.isatty():
-        raise UsageError("--ask-password needs a terminal to ask on: there is none")
-    return getpass.getpass("SSH password: ", sys.stderr)

@@ -6,6 +6,7 @@ import logging
 
 from adr import hostoutput, output
 from adr.commands.base import command
+from adr.commands.login import login_of
 from adr.current import configured_runner, runner_of, same_runner
 from adr.errors import AdrError, UsageError
 from adr.options import Arguments
@@ -161,6 +162,7 @@ def adr_destroy(given: Arguments) -> int:
       --hosts=HOSTS          Only end these hosts, by name or address, with commas
       --batch=BATCH          Only this batch
       --purge                Remove results and records as well
+      <ssh options>
       --yes                  Ask nothing
       --json                 Print the outcome as JSON
       <runner options>
@@ -181,6 +183,7 @@ def adr_destroy(given: Arguments) -> int:
     if not given.flag("--yes") and not _agreed(given, runner, what, whole, hosts is not None):
         output.say("nothing has been destroyed")
         return 1
+    login = login_of(given)
     with output.progress(given.flag("--quiet")) as progress:
         core.destroy(
             runner,
@@ -188,6 +191,7 @@ def adr_destroy(given: Arguments) -> int:
             hosts,
             batch=batch,
             purge=purge,
+            **login,
             progress=progress,
         )
     before = configured_runner()

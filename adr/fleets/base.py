@@ -23,6 +23,7 @@ __all__ = [
     "LaunchPlan",
     "LaunchReport",
     "Pausable",
+    "Reached",
     "Telling",
     "process_words",
 ]
@@ -175,6 +176,14 @@ class Pausable(Protocol):
 
         Returns the hosts as they are afterwards: addresses may have changed.
         """
+
+
+@runtime_checkable
+class Reached(Protocol):
+    """Be reached over SSH: a capability that not every fleet has."""
+
+    #: How to log in where the caller knows better than the fleet: `adr.remote.Login`.
+    login: Any
 
 
 @runtime_checkable

@@ -89,7 +89,7 @@ class SshSpec:
     hosts: tuple[str, ...]
     user: str | None = None
     #: Also the passphrase of the key.
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     key_filename: str | None = None
     #: Longest time in seconds for a host.
     timeout_s: float = 600.0

@@ -72,7 +72,9 @@ class Core:
             "list_runners": [],
             "list_hosts": [],
             "destroy": None,
-            "plan_launch": LaunchPlan(2, (("type", "c7i.large"),), {"fleet": "ec2"}, None, 0.2),
+            "plan_launch": LaunchPlan(
+                2, (("type", "c7i.large"), ("price", "0.20")), {"fleet": "ec2"}, None, 0.2
+            ),
             "launch_plan": LaunchReport(2, [FIRST, SECOND], ["a note"]),
             "prepare": LaunchReport(2, [FIRST]),
             "start": [FIRST],
@@ -113,6 +115,7 @@ def core(monkeypatch, tmp_path):
 
 FIRST = Host("i-1", "ec2", HostState.RUNNING, "3.0.0.1", "c7i.large", "spot", started_at=0.0)
 SECOND = Host("i-2", "ec2", HostState.STOPPED, note="low disk\x1b")
+NO_LOGIN = {"user": None, "password": None, "key_filename": None}
 #: Options of ``adr process`` that were not given.
 UNSET = {
     "slots": None, "host": None, "idle": None, "max_hours": None, "alive": None, "spot": False,
@@ -593,7 +596,7 @@ def test_a_launch_says_what_it_costs_and_prints_addresses(core, capsys):
     said = capsys.readouterr()
     assert said.out == "3.0.0.1\ni-2\n"
     assert said.err.splitlines() == [
-        "launching 2 hosts: about 0.20 US dollars an hour, disks and traffic not counted",
+        "launching 2 hosts for about 0.2000 USD an hour; disks and traffic come extra",
         "a note",
     ]
 
@@ -611,8 +614,8 @@ def test_a_launch_in_part_is_kept_and_said(core, capsys):
 def test_a_dry_run_of_a_launch_shows_the_plan_and_stops(core, capsys):
     assert main(["launch", "--dry-run", RUNNER]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "type  c7i.large",
-        "cost  about 0.20 US dollars an hour, disks and traffic not counted",
+        "type   c7i.large",
+        "price  0.20",
     ]
     assert main(["launch", "--dry-run", "--json", RUNNER]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -661,10 +664,23 @@ def test_a_password_is_asked_for_on_a_terminal_only(core, monkeypatch, capsys):
 )
 def test_hosts_are_stopped_and_started(core, verb, printed, said, capsys):
     assert main([verb, "--hosts=i-1,3.0.0.2", "--region=eu-north-1", RUNNER]) == 0
-    assert core.only(verb) == ((RUNNER, "eu-north-1", ["i-1", "3.0.0.2"]), {})
+    assert core.only(verb) == ((RUNNER, "eu-north-1", ["i-1", "3.0.0.2"]), NO_LOGIN)
     assert capsys.readouterr() == (printed, said)
     assert main([verb, "--json", "--quiet", RUNNER]) == 0
     assert json.loads(capsys.readouterr().out)["hosts"][0]["fleet"] == "ec2"
+
+
+@pytest.mark.parametrize("verb", [["start"], ["stop"], ["destroy", "--yes"]])
+def test_hosts_over_ssh_can_be_logged_in_to_in_another_way(core, verb):
+    assert main([*verb, "--user=me", "--password=pw", "--key=id", RUNNER]) == 0
+    login = {"user": "me", "password": "pw", "key_filename": "id"}
+    assert login.items() <= core.only(verb[0])[1].items()
+
+
+def test_who_starts_instances_to_be_prepared_is_told_what_is_missing(core, capsys):
+    core.answers["start"] = [Host("i-3", "ec2", HostState.RUNNING, "3.0.0.3", bare=True)]
+    assert main(["start", RUNNER]) == 0
+    assert capsys.readouterr().err == "i-3: running (adr prepare starts its worker)\n"
 
 
 def test_nothing_to_stop_is_said(core, capsys):
@@ -677,7 +693,7 @@ def test_only_the_named_hosts_are_destroyed(core, capsys):
     config.update_config("runner", RUNNER)
     assert main(["destroy", "--yes", "--hosts=i-1, i-2"]) == 0
     assert core.only("destroy") == (
-        (RUNNER, None, ["i-1", "i-2"]), {"batch": None, "purge": False}
+        (RUNNER, None, ["i-1", "i-2"]), {"batch": None, "purge": False, **NO_LOGIN}
     )  # fmt: skip
     assert config.load_config("runner") == RUNNER
     assert capsys.readouterr().err == f"destroyed i-1, i-2 of runner {RUNNER}\n"
@@ -769,7 +785,8 @@ def test_after_the_current_runner_is_destroyed_another_live_one_is_current(core,
         runner_info(OTHER),
     ]
     assert main(["destroy", "--yes", "--purge"]) == 0
-    assert core.only("destroy") == ((RUNNER, None, None), {"batch": None, "purge": True})
+    expected = {"batch": None, "purge": True, **NO_LOGIN}
+    assert core.only("destroy") == ((RUNNER, None, None), expected)
     assert config.load_config("runner") == OTHER
     assert f"the current runner is now {OTHER}" in capsys.readouterr().err
 

@@ -259,6 +259,32 @@ def test_workers_started_by_hand_are_left_alone(runner):
             act(runner, ["desk"], SILENT)
 
 
+def test_nothing_is_called_stopped_where_a_fleet_cannot_be_asked(runner, ec2, ssh):
+    ec2.broken["hosts"] = ServiceError("AWS is busy")
+
+    for act in (launching.stop, launching.start, launching.terminate):
+        with pytest.raises(ServiceError, match="AWS is busy"):
+            act(runner, ["lab1"], SILENT)
+    assert ssh.done == []
+
+
+def test_hosts_over_ssh_are_logged_in_to_as_asked(runner, ssh):
+    ssh.login = SshSpec(())  # with the same fields
+
+    there = launching.logging_in(runner, "me", "pw", None)
+
+    assert launching.stop(there, ["lab1"], SILENT)
+    assert (ssh.login.user, ssh.login.password) == ("me", "pw")
+    assert launching.logging_in(runner, None, None, None) is runner
+
+
+def test_a_login_is_refused_where_nothing_is_reached_over_ssh(runner, ec2):
+    other = replace(runner, fleets={"ec2": lambda: ec2})
+
+    with pytest.raises(UsageError, match="not reached over SSH"):
+        launching.logging_in(other, "me", None, None)
+
+
 def test_ended_hosts_are_forgotten(runner, ec2):
     inventory.register(runner.store, ["3.0.0.1", "3.0.0.2"])
     for name in ("i-1", "i-9"):
