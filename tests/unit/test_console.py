@@ -72,9 +72,7 @@ class Core:
             "list_runners": [],
             "list_hosts": [],
             "destroy": None,
-            "plan_launch": LaunchPlan(
-                2, (("type", "c7i.large"), ("price", "0.20")), {"fleet": "ec2"}, None, 0.2
-            ),
+            "plan_launch": LaunchPlan(2, LINES, {"fleet": "ec2"}, None, 0.2),
             "launch_plan": LaunchReport(2, [FIRST, SECOND], ["a note"]),
             "prepare": LaunchReport(2, [FIRST]),
             "start": [FIRST],
@@ -115,6 +113,7 @@ def core(monkeypatch, tmp_path):
 
 FIRST = Host("i-1", "ec2", HostState.RUNNING, "3.0.0.1", "c7i.large", "spot", started_at=0.0)
 SECOND = Host("i-2", "ec2", HostState.STOPPED, note="low disk\x1b")
+LINES = (("type", "c7i.large"), ("price", "0.20"))
 NO_LOGIN = {"user": None, "password": None, "key_filename": None}
 #: Options of ``adr process`` that were not given.
 UNSET = {
@@ -496,7 +495,7 @@ def test_what_to_download_reaches_the_core(core, capsys):
             "--hours is for credentials that end, not for --copy-credentials",
         ),
         (
-            ["--password=x", "--ask-password"],
+            ["--hosts=a", "--password=x", "--ask-password"],
             "--password and --ask-password both give the password: choose one",
         ),
         (["--ask-password"], "--ask-password is for --hosts: give that as well, or leave it out"),
