@@ -703,6 +703,19 @@ def test_on_demand_instances_stand_in_for_missing_spot_instances(made):
     assert names == []
 
 
+def test_a_role_that_a_fleet_does_not_know_yet_is_waited_for(made):
+    error = ERROR.format("InvalidParameterValue", "Invalid IAM Instance Profile name", "c7i.large")
+    none = xml(NONE_LAUNCHED.format(f"<errorSet>{error}</errorSet>"))
+    sent = record(made.proxy, "ec2.CreateFleet")
+    made.proxy.before(is_real("ec2.CreateFleet"), lambda call: none, times=1)
+
+    report = launch(made, Ec2Spec(spot=True))
+
+    assert (len(report.hosts), report.notes) == (1, [])
+    # EC2 would answer the same to the same request.
+    assert len({each["ClientToken"] for each in sent}) == 2
+
+
 def test_a_fleet_whose_answer_was_lost_is_had_once(made):
     made.proxy.lose_answer(is_real("ec2.CreateFleet"), times=1)
     sent = record(made.proxy, "ec2.CreateFleet")
