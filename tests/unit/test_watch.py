@@ -148,7 +148,8 @@ def steps(top, chance):
             elif kind == 5:
                 os.chmod(path, chance.choice([0o700, 0o755]))
             else:
-                os.symlink(chance.choice(["file", "/etc/passwd", "."]), f"{path}-link")
+                outside = str(top.parent / "outside")  # is written to as well, through the link
+                os.symlink(chance.choice(["file", outside, "."]), f"{path}-link")
         except OSError:
             pass
 
