@@ -218,7 +218,7 @@ class LabHost(Sshd):
         return [int(pid) for pid in done.stdout.split()]
 
     def _people(self, password: str | None) -> list[tuple[Path, str]]:
-        """Return the user database of this machine, and where it belongs."""
+        """Return folders of this machine, the user database in one of them, and their places."""
         secret = "*"
         if password:
             words = ["openssl", "passwd", "-6", password]
@@ -227,13 +227,13 @@ class LabHost(Sshd):
             "passwd": f"lab:x:{LAB_UID}:{LAB_UID}::/home/lab:/bin/bash\n",
             "shadow": f"lab:{secret.strip()}:19000:0:99999:7:::\n",
         }
+        # All of /etc: where somebody adds a user meanwhile, a mount on one file of it would go.
+        etc = self.folder / "etc"
+        subprocess.run(["cp", "-a", "/etc", etc], check=True)
         for name, line in lines.items():
-            (self.folder / name).write_text(Path("/etc", name).read_text() + line)
-            (self.folder / name).chmod(0o644 if name == "passwd" else 0o600)
-        return [
-            (self._homes, "/home"),
-            *((self.folder / name, f"/etc/{name}") for name in lines),
-        ]
+            text = (etc / name).read_text()
+            (etc / name).write_text(text + ("" if text.endswith("\n") else "\n") + line)
+        return [(self._homes, "/home"), (etc, "/etc")]
 
     def _lacking(self, what: str) -> list[tuple[Path, str]]:
         """Return what hides a program or a module of this machine."""

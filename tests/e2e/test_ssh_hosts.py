@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -20,80 +19,49 @@ from tests.network import Network, require_network
 from tests.servers import require, start_ministack, start_moto
 from tests.sshd import LabHost, LoopbackSshd, make_key, require_sshd
 
-#: Asks the fleet for something and prints what it answers.
-CLIENT = """
-import json, sys
-from dataclasses import asdict
-from pathlib import Path
-from adr.errors import PartialFailure
-from adr.fleets.base import Demand
-from adr.fleets.specs import SshSpec, WorkerOptions
-from adr.progress import SILENT
-from adr.remote import Login
-from adr.runner import open_runner
-
-verb, runner, names, given = sys.argv[1], sys.argv[2], sys.argv[3].split(), json.loads(sys.argv[4])
-fleet = open_runner(runner).fleets["ssh"]()
-if verb == "launch":
-    worker = WorkerOptions(**given.pop("worker", {}))
-    given["setup"] = Path(given["setup"]) if "setup" in given else None
-    plan = fleet.plan(SshSpec(hosts=tuple(names), worker=worker, **given), Demand())
-    print(json.dumps(asdict(fleet.launch(plan, SILENT))))
-elif verb == "dissolve":
-    fleet.dissolve(SILENT)
-else:
-    fleet.login = Login(**given)
-    hosts = fleet.hosts()
-    try:
-        if verb != "hosts":
-            chosen = [host for host in hosts if host.name in names]
-            hosts = getattr(fleet, verb)(chosen, SILENT) or []
-    except PartialFailure as error:
-        print(json.dumps({"failed": error.failed, "message": str(error)}))
-    else:
-        print(json.dumps([asdict(host) for host in hosts]))
-"""
-
 
 class Fleet:
-    """Speak to the fleet over SSH of one runner, each time from a process of its own."""
+    """Type the commands about hosts of one runner."""
 
     def __init__(self, shell, runner, pip_options, key):
         self.shell = shell
         self.runner = runner
-        self.given = {"pip_options": pip_options, "key_filename": str(key)}
+        self.install = (f"--key={key}", f"--pip-options={pip_options}")
 
-    def __call__(self, verb, *hosts, **given):
-        if verb == "launch":
-            given = {**self.given, **given}
-        process = self.begin(verb, *hosts, **given)
-        out, err = process.communicate(timeout=100)
-        assert process.returncode == 0, err
+    def __call__(self, verb, *words, status=0):
+        """Run a command and return what it prints as JSON."""
+        return self.end(self.begin(verb, *words), status)
+
+    def begin(self, verb, *words):
+        return self.shell.begin(verb, "--json", f"--runner={self.runner}", *words)
+
+    def end(self, process, status=0):
+        # Installing takes longer than other commands.
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == status, err
+        assert "Traceback" not in err
+        self.err = err
         return json.loads(out) if out else None
 
-    def begin(self, verb, *hosts, **given):
-        words = ["-c", CLIENT, verb, self.runner, " ".join(hosts), json.dumps(given)]
-        return subprocess.Popen(
-            [sys.executable, *words],
-            cwd=self.shell.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def launch(self, *words, status=0):
+        return self("launch", "--hosts=lab", *self.install, *words, status=status)
+
+    def hosts(self):
+        return {each["name"]: each for each in self("list")["hosts"]}
 
     def queue(self, *names):
-        """Queue one small job for each name, and return the words it was queued with."""
+        """Queue one small job for each name."""
         self.shell.write({f"in/{name}.txt": name for name in names})
         command = 'sh -c "cp {} {.}.out; sleep 0.1"'
-        files = [f"in/{name}.txt" for name in names]
-        return self.shell(
-            "queue", f"--runner={self.runner}", f"--command={command}", r"--store=\.out$", *files
-        ).out.strip()
+        words = [f"--runner={self.runner}", f"--command={command}", r"--store=\.out$"]
+        self.shell("queue", *words, *(f"in/{name}.txt" for name in names))
 
     def records(self):
         told = self.shell("status", f"--runner={self.runner}", "--jobs", "--json").json
         return {job["label"]: job for job in told["jobs"]}
+
+    def all_succeeded(self):
+        return {job["state"] for job in self.records().values()} == {"succeeded"}
 
 
 @pytest.fixture(scope="module")
@@ -163,121 +131,153 @@ def lives(pid):
     return Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_a_host_is_set_up_runs_jobs_rests_goes_on_and_is_cleared(fleet, sshd, host, wait_for):
-    fleet.queue("a", "b")
-
-    report = fleet("launch", host, worker={"slots": 2, "keep": True})
-
-    assert report["failed"] == {}
-    assert [each["name"] for each in report["hosts"]] == ["lab"]
-    assert re.search(r"until \d{4}-\d\d-\d\d .* adr prepare --renew", report["notes"][0])
-    wait_for(lambda: {job["state"] for job in fleet.records().values()} == {"succeeded"}, 60)
-    assert {job["host"] for job in fleet.records().values()} == {"lab"}
-    fleet.shell("download", "--flat", f"--runner={fleet.runner}", "results")
-    assert sorted(fleet.shell.tree("results").values()) == ["a", "b"]
-
-    # It rests
-    pid = pid_of(sshd, fleet)
-    assert [each["state"] for each in fleet("stop", host)] == ["stopped"]
-    assert not lives(pid)
-    assert [each["state"] for each in fleet("hosts")] == ["stopped"]
-    assert fleet("stop", host) == fleet("hosts")
-
-    # It goes on
-    fleet.queue("c")
-    assert [each["state"] for each in fleet("start", host)] == ["running"]
-    wait_for(lambda: len(fleet.records()) == 3, 60)
-    wait_for(lambda: {job["state"] for job in fleet.records().values()} == {"succeeded"}, 60)
-    (told,) = fleet("hosts")
-    assert (told["name"], told["fleet"], told["state"]) == ("lab", "ssh", "running")
-    assert told["note"].startswith("credentials end at ")
-
-    # It is cleared
-    pid = pid_of(sshd, fleet)
-    fleet("terminate", host)
-    assert not lives(pid)
-    assert not (sshd.home / ".adr" / fleet.runner).exists()
-    assert fleet("hosts") == []
-    fleet("dissolve")
-
-
-def test_a_host_that_is_set_up_twice_has_one_worker(fleet, sshd, host):
-    fleet("launch", host)
-    pid, installed_at = pid_of(sshd, fleet), mark(sshd).stat().st_mtime_ns
-
-    report = fleet("launch", host)
-
-    assert report["failed"] == {}
-    assert "the worker on lab runs already, the way it was started" in report["notes"]
-    assert pid_of(sshd, fleet) == pid
-    assert lives(pid)
-    assert mark(sshd).stat().st_mtime_ns == installed_at, "installed again"
-    assert len(fleet("hosts")) == 1
-
-
 def mark(sshd):
     return sshd.home / ".envs/adr/.adr-wheel"
 
 
+def credentials(sshd, fleet):
+    return sshd.home / ".adr" / fleet.runner / "credentials.json"
+
+
+@pytest.mark.timeout(300)
+def test_a_host_is_set_up_runs_jobs_rests_goes_on_and_is_cleared(fleet, sshd, host, wait_for):
+    fleet.queue("a", "b")
+
+    told = fleet.launch("--slots=2", "--keep")
+
+    assert [each["name"] for each in told["hosts"]] == ["lab"]
+    assert re.search(r"until \d{4}-\d\d-\d\d .* adr prepare --renew", told["notes"][0])
+    wait_for(fleet.all_succeeded, 60)
+    assert {job["host"] for job in fleet.records().values()} == {"lab"}
+    fleet.shell("download", "--flat", f"--runner={fleet.runner}", "results")
+    assert sorted(fleet.shell.tree("results").values()) == ["a", "b"]
+    (seen,) = fleet.hosts().values()
+    assert (seen["fleet"], seen["state"], seen["slots"]) == ("ssh", "running", 2)
+    assert "credentials end at " in seen["note"]
+
+    # It rests
+    pid = pid_of(sshd, fleet)
+    fleet("stop")
+    assert not lives(pid)
+    assert fleet.hosts()["lab"]["state"] == "stopped"
+    fleet("stop", "--hosts=lab")
+
+    # It goes on
+    fleet.queue("c")
+    fleet("start")
+    wait_for(lambda: len(fleet.records()) == 3, 60)
+    wait_for(fleet.all_succeeded, 60)
+    assert fleet.hosts()["lab"]["state"] == "running"
+
+    # It is cleared
+    pid = pid_of(sshd, fleet)
+    fleet.shell("destroy", "--yes", "--hosts=lab", fleet.runner)
+    assert not lives(pid)
+    assert not (sshd.home / ".adr" / fleet.runner).exists()
+    assert "lab" not in fleet.hosts()
+
+
+def test_a_destroyed_runner_leaves_nothing_on_its_hosts(fleet, sshd, host, isolated_home):
+    fleet.launch()
+    pid = pid_of(sshd, fleet)
+    noted = list((isolated_home / ".local/share/adr/known_hosts").iterdir())
+
+    fleet.shell("destroy", "--yes", fleet.runner)
+
+    assert not lives(pid)
+    assert not (sshd.home / ".adr" / fleet.runner).exists()
+    assert [path.name for path in noted] == [fleet.runner]
+    assert not noted[0].exists()
+
+
+def test_a_host_that_is_set_up_twice_has_one_worker(fleet, sshd, host):
+    fleet.launch()
+    pid, installed_at = pid_of(sshd, fleet), mark(sshd).stat().st_mtime_ns
+
+    told = fleet("prepare", *fleet.install)
+
+    assert "the worker on lab runs already, the way it was started" in told["notes"]
+    assert pid_of(sshd, fleet) == pid
+    assert lives(pid)
+    assert mark(sshd).stat().st_mtime_ns == installed_at, "installed again"
+    assert list(fleet.hosts()) == ["lab"]
+
+
 def test_only_the_worker_of_that_runner_is_stopped(fleet, sshd, host, index, key):
     other = Fleet(fleet.shell, fleet.shell("create").out.strip(), index.pip_options, key)
-    fleet("launch", host)
-    other("launch", host)
+    fleet.launch()
+    other.launch()
     mine, others = pid_of(sshd, fleet), pid_of(sshd, other)
 
-    fleet("stop", host)
+    fleet("stop")
 
     assert not lives(mine)
     assert lives(others)
 
 
 def test_a_stranger_that_got_the_number_of_the_worker_is_left_alone(fleet, sshd, host):
-    fleet("launch", host)
-    worker = pid_of(sshd, fleet)
+    fleet.launch()
     with subprocess.Popen(["sleep", "600"]) as stranger:
         (folder_of(sshd, fleet) / "worker.pid").write_text(f"{stranger.pid}\n")
 
-        fleet("stop", host)
+        fleet("stop")
 
         assert stranger.poll() is None
         stranger.kill()
-    os.kill(worker, signal.SIGKILL)
+
+
+def test_no_other_adr_is_installed_under_a_worker_that_runs(fleet, sshd, host, index, key):
+    fleet.launch()
+    mark(sshd).write_text("another")
+    other = Fleet(fleet.shell, fleet.shell("create").out.strip(), index.pip_options, key)
+
+    told = other.launch(status=1)
+
+    assert "a worker runs here with another version of adr" in told["failed"]["lab"]
+    assert fleet.runner in told["failed"]["lab"]
+    assert lives(pid_of(sshd, fleet))
 
 
 def test_a_worker_that_ends_at_once_is_told_with_what_it_said(fleet, sshd, host):
-    fleet.shell("destroy", "--yes", "--runner", fleet.runner, status=0)
-    # The fleet is asked as if nobody had noticed.
-    report = fleet("launch", host, copy_credentials=True)
+    (folder_of(sshd, fleet)).mkdir(parents=True)
+    (folder_of(sshd, fleet) / "work").write_text("in the way")
 
-    assert "cannot start the worker: " in report["failed"]["lab"]
-    assert fleet.runner in report["failed"]["lab"]
+    told = fleet.launch(status=1)
+
+    assert re.search(r"cannot start the worker: .* /.*/work: .* with status [12]", told["failed"]["lab"])
+    assert fleet.hosts() == {}
 
 
-def test_secrets_are_in_files_of_their_owner_and_nowhere_else(
+def test_secrets_are_in_a_file_of_their_owner_and_nowhere_else(
     fleet, sshd, host, isolated_home, descendants_with_env
 ):
     fleet.queue("a")
-    fleet("launch", host)
+    fleet.launch("--keep")
 
-    path = sshd.home / ".adr" / fleet.runner / "credentials.json"
+    path = credentials(sshd, fleet)
     lent = json.loads(path.read_text())
     assert path.stat().st_mode & 0o777 == 0o600
     secrets = [lent["SecretAccessKey"].encode(), lent["SessionToken"].encode()]
     own = descendants_with_env("HOME", str(sshd.home))
     assert own
-    for pid in own:
-        for name in ("cmdline", "environ"):
-            told = Path(f"/proc/{pid}/{name}").read_bytes()
-            assert not any(secret in told for secret in secrets), (pid, name)
+    told = {
+        f"/proc/{pid}/{name}": Path(f"/proc/{pid}/{name}").read_bytes()
+        for pid in own
+        for name in ("cmdline", "environ")
+    }
     for place in (sshd.home, isolated_home, fleet.shell.folder):
-        for file in place.rglob("*"):
-            if file.is_file() and file.name != path.name and ".envs" not in file.parts:
-                told = file.read_bytes()
-                assert not any(secret in told for secret in secrets), file
+        told |= {
+            str(file): file.read_bytes()
+            for file in place.rglob("*")
+            if file.is_file() and file.name != path.name and ".envs" not in file.parts
+        }
+    told["records"] = json.dumps(fleet.records()).encode()
+    told["hosts"] = json.dumps(fleet.hosts()).encode()
+    assert [name for name, text in told.items() if any(each in text for each in secrets)] == []
 
 
 def test_a_running_worker_takes_up_renewed_credentials(fleet, sshd, host, proxy):
-    path = sshd.home / ".adr" / fleet.runner / "credentials.json"
+    path = credentials(sshd, fleet)
     renewed = Event()
 
     def note(call):
@@ -286,48 +286,56 @@ def test_a_running_worker_takes_up_renewed_credentials(fleet, sshd, host, proxy)
         if told and told[1] == now != before["AccessKeyId"]:
             renewed.set()
 
-    fleet("launch", host)
-    # boto3 asks for new ones during the last minutes: let them begin now.
+    # Given a worker whose credentials end within minutes
+    fleet.launch()
+    fleet("stop")
     before = json.loads(path.read_text())
     before["AccessKeyId"] = "ASIAOLD"  # moto always lends the same
     before["Expiration"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 300))
-    fleet("stop", host)
     path.write_text(json.dumps(before))
-    script = folder_of(sshd, fleet) / "worker.sh"
     own = {"HOME": str(sshd.home), "PATH": os.environ["PATH"]}
-    with subprocess.Popen(["sh", script], env=own):
+    with subprocess.Popen(["sh", folder_of(sshd, fleet) / "worker.sh"], env=own):
         proxy.before(lambda call: True, note)
 
-        report = fleet("launch", host, renew=True)
+        fleet("prepare", "--renew")
 
-        assert report["failed"] == {}
         assert renewed.wait(60)
         sshd.kill_processes()
+    assert fleet.hosts()["lab"]["state"] == "stopped", "renewing starts nothing"
 
 
 def test_own_keys_are_handed_over_only_when_asked_for_and_with_a_warning(fleet, sshd, host):
-    report = fleet("launch", host, copy_credentials=True)
+    told = fleet.launch("--copy-credentials")
 
-    told = json.loads((sshd.home / ".adr" / fleet.runner / "credentials.json").read_text())
-    assert told["AccessKeyId"] == os.environ["AWS_ACCESS_KEY_ID"]
-    assert "your own keys lie on these hosts now" in report["notes"][0]
-    assert fleet("hosts")[0]["note"] == ""
+    given = json.loads(credentials(sshd, fleet).read_text())
+    assert given["AccessKeyId"] == os.environ["AWS_ACCESS_KEY_ID"]
+    assert "your own keys lie on these hosts now" in told["notes"][0]
+    assert "credentials end" not in fleet.hosts()["lab"]["note"]
 
 
-def test_the_setup_script_runs_once_before_the_worker_in_its_environment(fleet, sshd, host, shell):
-    script = "#!/bin/sh\ncommand -v python >>~/ran; echo no model; exit $(cat ~/s)"
-    shell.write({"setup.sh": script})
-    (sshd.home / "s").write_text("4")
+def test_the_setup_script_runs_once_before_the_worker_in_its_environment(fleet, sshd, host):
+    script = "#!/bin/sh\ncommand -v python >>~/ran; echo no model; exit $(cat ~/status)"
+    fleet.shell.write({"setup.sh": script})
+    (sshd.home / "status").write_text("4")
 
-    report = fleet("launch", host, setup=str(shell.folder / "setup.sh"))
+    told = fleet.launch("--setup=setup.sh", status=1)
 
-    assert report["failed"] == {"lab": "cannot run the setup script: no model"}
+    assert told["failed"] == {"lab": "cannot run the setup script: no model"}
     assert not (folder_of(sshd, fleet) / "worker.pid").exists()
-    (sshd.home / "s").write_text("0")
+    (sshd.home / "status").write_text("0")
     for _ in range(2):
-        report = fleet("launch", host, setup=str(shell.folder / "setup.sh"))
-        assert report["failed"] == {}
+        fleet.launch("--setup=setup.sh")
     assert (sshd.home / "ran").read_text() == f"{sshd.home}/.envs/adr/bin/python\n" * 2
+
+
+def test_what_a_worker_has_said_is_shown(fleet, sshd, host):
+    fleet.launch("--keep")
+    with (folder_of(sshd, fleet) / "worker.log").open("a") as log:
+        log.write("something happened\n")
+
+    told = fleet.shell("logs", f"--runner={fleet.runner}", "--worker=lab").out
+
+    assert told.endswith("something happened\n")
 
 
 # Several hosts, each a machine of its own
@@ -396,35 +404,33 @@ def test_bad_hosts_stop_no_good_ones_and_are_named(
         fleet.queue(*(f"case{n}" for n in range(8)))
 
         # When one host dies in the middle of its installation
-        given = {**fleet.given, "password": "open sesame", "worker": {"slots": 2, "keep": True}}
-        launching = fleet.begin("launch", *hosts, **given)
+        words = ["--slots=2", "--keep", "--password=open sesame"]
+        launching = fleet.begin("launch", f"--hosts={','.join(hosts)}", *fleet.install, *words)
         wait_for(lambda: any(is_pip(pid) for pid in cut.pids()), 100)
         network.cut(cut.host)
-        out, err = launching.communicate(timeout=300)
+        told = fleet.end(launching, status=1)
 
-    assert launching.returncode == 0, err
-    report = json.loads(out)
-    assert [each["name"] for each in report["hosts"]] == ["good", "bare"]
-    assert re.search("does not answer|there is no way to", report["failed"]["down"])
-    assert "cannot install adr: the connection was lost" in report["failed"]["cut"]
-    assert "there is no Python 3.10 or newer" in report["failed"]["old"]
-    assert {each["name"] for each in fleet("hosts")} == {"bare", "good"}
+    # Then it is named, and so are the others that fail
+    assert [each["name"] for each in told["hosts"]] == ["good", "bare"]
+    assert list(told["failed"]) == ["old", "down", "cut"]
+    assert re.search("does not answer|there is no way to", told["failed"]["down"])
+    assert "cannot install adr: the connection was lost" in told["failed"]["cut"]
+    assert "there is no Python 3.10 or newer" in told["failed"]["old"]
+    assert "could not prepare cut: " in fleet.err or "could not launch cut: " in fleet.err
+    assert set(fleet.hosts()) == {"bare", "good"}
 
-    # Then the others process the jobs
-    wait_for(lambda: {job["state"] for job in fleet.records().values()} == {"succeeded"}, 100)
+    # And the good ones process the jobs
+    wait_for(fleet.all_succeeded, 100)
     assert {job["host"] for job in fleet.records().values()} <= {"good", "bare"}
     shell("download", "--flat", f"--runner={runner}", "results")
     assert len(shell.tree("results")) == 8
 
     # And who cannot be reached is named when they are stopped
     network.cut(bare.host)
-    told = fleet("stop", "good", "bare", password="open sesame")
-    assert told["failed"] == ["bare"]
-    assert re.search("cannot stop 1 of 2 hosts .bare: .*(does not answer|no way)", told["message"])
-    assert {each["name"]: each["state"] for each in fleet("hosts")} == {
-        "good": "stopped",
-        "bare": "running",
-    }
+    fleet("stop", "--password=open sesame", status=1)
+    assert re.search("cannot stop 1 of 2 hosts .bare: .*(does not answer|no way)", fleet.err)
+    states = {name: each["state"] for name, each in fleet.hosts().items()}
+    assert states == {"good": "stopped", "bare": "running"}
 
 
 def is_pip(pid):
