@@ -1,7 +1,9 @@
 """The functions of adr: one for each command, and those that the commands are made of.
 
 Each takes a runner id, which is the UUID4 of an AWS runner or the path of a local one, and
-delegates. What takes boto3 resources stands in `adr.resources`.
+delegates. Here stand those that queue and process jobs; the others are imported: runners
+as a whole from `adr.lifecycle`, machines from `adr.hosts`, what became of jobs from
+`adr.results`, what takes boto3 resources from `adr.resources`.
 
 Where a function says that a value comes from the configuration, see `adr.config`. The
 documented defaults that belonged to one account or one model are not built in any more.
@@ -9,21 +11,13 @@ documented defaults that belonged to one account or one model are not built in a
 
 from __future__ import annotations
 
-import logging
 import os
-import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adr import config
 from adr.batch import BatchPlan, find_root, plan_batch
-from adr.credentials import may_have_credentials
-from adr.destruction import destroy_batch, destroy_runner
 from adr.embedded import RunReport, run_batch
-from adr.errors import AdrError, RunnerGone, UsageError
 from adr.hosts import (
     get_workers,
     host_output,
@@ -37,10 +31,9 @@ from adr.hosts import (
     start,
     stop,
 )
-from adr.launching import logging_in, terminate
+from adr.lifecycle import RunnerInfo, create, destroy, get_runners, list_runners
 from adr.models import new_id
 from adr.progress import SILENT, Progress
-from adr.publish import fetches
 from adr.queueing import QueueReport, queue_batch
 from adr.resources import (
     create_bucket,
@@ -58,9 +51,8 @@ from adr.resources import (
     upload_batch,
     upload_files,
 )
-from adr.runner import Runner, create_runner, is_runner_id, local_runners, open_runner
-from adr.survey import JobView, Status, Survey, pick_jobs
-from adr.transfer import FetchReport, fetch
+from adr.results import download, logs, status
+from adr.runner import is_runner_id, open_runner
 from adr.worker.loop import Worker, WorkerReport
 from adr.worker.signals import stopping
 from adr.worker.workspace import cache_contents, restore_contents
@@ -109,135 +101,6 @@ __all__ = [
     "upload_batch",
     "upload_files",
 ]
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunnerInfo:
-    """Describe a runner in a list."""
-
-    runner: str
-    #: ``"aws"`` or ``"local"``.
-    kind: str
-    #: Jobs that wait and that are leased; None where nothing is left but results.
-    waiting: int | None
-    running: int | None
-    #: Whether it has been destroyed.
-    results_only: bool
-
-
-def create(
-    region_name: str | None = None,
-    *,
-    local: bool = False,
-    directory: str | os.PathLike[str] | None = None,
-) -> str:
-    """Create runner.
-
-    Creates runner consisting of a unique runner ID, an Amazon S3 Bucket and an Amazon SQS
-    Message Queue. The runner ID is a UUID4 string. The name of the bucket and queue is equal
-    to the runner ID.
-
-    Parameters
-    ----------
-    region_name : str, optional
-        Amazon region identifier [default: as boto3 finds it, then the configuration, then
-        eu-central-1]
-    local : bool, optional
-        Make a local runner instead: a database and objects in a directory.
-    directory : path, optional
-        That directory, which must be empty or not exist [default: one in the user data
-        directory of the platform]
-
-    Returns
-    -------
-    str
-        Runner ID, or the absolute path of the local runner
-
-    See Also
-    --------
-    queue, process, destroy, create_queue, create_bucket
-    """
-    return create_runner(local=local, directory=directory, region_name=region_name).id
-
-
-def get_runners(region_name: str | None = None) -> list[str]:
-    """Get a list of valid runner ID's.
-
-    A valid runner ID is an ID with an active Amazon SQS Message Queue and Amazon S3 Bucket.
-
-    Parameters
-    ----------
-    region_name : str
-        Amazon region identifier
-
-    Returns
-    -------
-    list
-        List of valid runner ID's
-
-    See Also
-    --------
-    get_workers
-    """
-    from adr.aws import list_names
-
-    queues, buckets = list_names(region_name)
-    return sorted(name for name in queues & buckets if is_runner_id(name))
-
-
-def list_runners(region_name: str | None = None, *, local: bool = False) -> list[RunnerInfo]:
-    """List local runners, and those on AWS where there are credentials for it.
-
-    What is out of reach is left out, with a warning in the log, if anything else is listed.
-
-    Parameters
-    ----------
-    region_name : str, optional
-        Amazon region identifier
-    local : bool, optional
-        List the local ones only [default: False]
-
-    Returns
-    -------
-    list of RunnerInfo
-        Local runners first, then those with jobs or workers, then those with results only
-    """
-    infos: list[RunnerInfo] = []
-    for path in local_runners():
-        with _not_in_the_way(f"the runner in {path}"):
-            infos.append(_described(open_runner(path)))
-    if not local and may_have_credentials():
-        # Alone, what went wrong is the answer.
-        with _not_in_the_way("the runners on AWS") if infos else nullcontext():
-            infos.extend(_runners_on_aws(region_name))
-    return infos
-
-
-@contextmanager
-def _not_in_the_way(what: str) -> Iterator[None]:
-    """Say what cannot be listed, so that it does not hide what can."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except AdrError as error:
-        _log.warning("%s cannot be listed: %s", what, error)
-
-
-def _runners_on_aws(region_name: str | None) -> list[RunnerInfo]:
-    from adr.aws import has_credentials, list_names
-
-    if not has_credentials():
-        return []
-    queues, buckets = list_names(region_name)
-    return [
-        _described(open_runner(name, region_name))
-        if name in queues
-        else RunnerInfo(name, "aws", None, None, results_only=True)
-        for name in sorted(filter(is_runner_id, buckets), key=lambda name: name not in queues)
-    ]
 
 
 def plan(
@@ -545,205 +408,3 @@ def run_plan(
 ) -> RunReport:
     """Run what `plan` has planned; see `run`."""
     return run_batch(plan, to, slots=slots, rerun=rerun, progress=progress)
-
-
-def status(runner_id: str, region_name: str | None = None, *, batch: str | None = None) -> Status:
-    """Tell what became of every job, and who works.
-
-    Parameters
-    ----------
-    runner_id : str
-        Runner ID
-    region_name : str, optional
-        Amazon region identifier
-    batch : str, optional
-        Look at this batch only.
-    """
-    return Survey(open_runner(runner_id, region_name)).status(batch)
-
-
-def logs(runner_id: str, job: str, region_name: str | None = None) -> Iterator[bytes]:
-    """Return the output of a job, byte by byte as it was.
-
-    Parameters
-    ----------
-    runner_id : str
-        Runner ID
-    job : str
-        ``<batch>/<label>``, or label or number of a job of the newest batch that has it
-    region_name : str, optional
-        Amazon region identifier
-
-    Raises
-    ------
-    UsageError
-        If there is no such job.
-    AdrError
-        If it has not ended yet.
-    """
-    runner = open_runner(runner_id, region_name)
-    views = Survey(runner).status().jobs
-    found = [view for view in views if job in (view.job.name, view.job.label)]
-    found = found or [view for view in views if job == str(view.job.index)]
-    if not found:
-        raise UsageError(f"there is no job {job!r}: adr status --jobs shows all")
-    view = found[-1]
-    if view.record is None:
-        raise AdrError(f"{view.job.name} is {view.state}: its output can be had once it has ended")
-    return _output(runner, view)
-
-
-def download(
-    runner_id: str,
-    path: str | os.PathLike[str],
-    region_name: str | None = None,
-    overwrite: bool = False,
-    *,
-    batch: str | None = None,
-    job: str | None = None,
-    match: str | None = None,
-    flat: bool = False,
-    progress: Progress = SILENT,
-) -> FetchReport:
-    """Download batch results from Amazon S3 Bucket.
-
-    Fetches what is missing, to ``path/<batch>/<job>/…``, and verifies it.
-
-    Parameters
-    ----------
-    runner_id : str
-        Runner ID
-    path : str
-        Local download location
-    region_name : str, optional
-        Amazon region identifier
-    overwrite : bool, optional
-        Overwrite existing files that differ [default: False]
-    batch : str, optional
-        Only this batch.
-    job : str, optional
-        Only jobs whose label or ``<batch>/<label>`` matches this glob.
-    match : str, optional
-        Only files whose path relative to the job's directory matches this regular expression.
-    flat : bool, optional
-        No folder for each job: ``path/<batch>/…``.
-    progress : Progress, optional
-        Told of the advance.
-
-    Raises
-    ------
-    UsageError
-        If nothing like that is there, or two files would have the same place.
-    PartialFailure
-        If some files could not be had; all others are there.
-    """
-    try:
-        wanted = re.compile(match or "")
-    except re.error as error:
-        raise UsageError(f"--match={match!r} is no regular expression: {error}") from error
-    runner = open_runner(runner_id, region_name)
-    views = Survey(runner).outcomes(batch)
-    if job is not None:
-        views = pick_jobs(views, job)
-        if not views:
-            raise UsageError(f"no job is named like {job!r}: adr status --jobs shows all")
-    items = [
-        item
-        for view in views
-        if view.record is not None
-        for item, result in zip(
-            fetches(
-                view.job,
-                view.record,
-                f"{view.job.batch}/" if flat else f"{view.job.name}/",
-            ),
-            view.record.results,
-            strict=True,
-        )
-        if wanted.search(result.name)
-    ]
-    names = [item.name for item in items]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"several jobs have a result {twice}: download without --flat")
-    return fetch(runner.store, items, Path(path), overwrite=overwrite, progress=progress)
-
-
-def destroy(
-    runner_id: str,
-    region_name: str | None = None,
-    hosts: Sequence[str] | None = None,
-    *,
-    batch: str | None = None,
-    purge: bool = False,
-    user: str | None = None,
-    password: str | None = None,
-    key_filename: str | None = None,
-    progress: Progress = SILENT,
-) -> None:
-    """Destroy runner.
-
-    Delete Amazon SQS Message Queue associated with specified runner, terminate its workers and
-    clean its Amazon S3 Bucket (but keep the batch results and the records that name them).
-
-    Parameters
-    ----------
-    runner_id : str
-        Runner ID
-    region_name : str
-        Amazon region identifier
-    hosts : list, optional
-        List of specific hosts to destroy, by name or address: they are ended, and nothing else
-        is touched
-    batch : str, optional
-        Destroy this batch only: its jobs are called off and its input is removed.
-    purge : bool, optional
-        Remove results and records as well.
-    user, password, key_filename : str, optional
-        How to log in to hosts over SSH [default: as they were prepared]
-    progress : Progress, optional
-        Told of the advance.
-
-    Raises
-    ------
-    PartialFailure
-        If some hosts could not be ended, or something that was made for them is left.
-
-    Notes
-    -----
-    No warnings, no undo! Can be repeated where it was cut off.
-    """
-    runner = logging_in(open_runner(runner_id, region_name), user, password, key_filename)
-    if hosts is not None:
-        if batch is not None or purge:
-            raise UsageError(
-                "--hosts destroys hosts and nothing else: leave --batch and --purge out"
-            )
-        terminate(runner, hosts, progress)
-    elif batch is None:
-        destroy_runner(runner, purge, progress)
-    else:
-        destroy_batch(runner, batch, purge, progress)
-
-
-def _described(runner: Runner) -> RunnerInfo:
-    try:
-        depth = runner.ledger.depth()
-    except RunnerGone:
-        return RunnerInfo(runner.id, runner.kind, None, None, results_only=True)
-    return RunnerInfo(
-        runner.id, runner.kind, depth.waiting + depth.delayed, depth.in_flight, results_only=False
-    )
-
-
-def _output(runner: Runner, view: JobView) -> Iterator[bytes]:
-    assert view.record is not None
-    if view.record.log is None:
-        yield view.record.tail.encode("utf-8", "surrogateescape")
-        return
-    with tempfile.TemporaryDirectory(prefix="adr-log-") as folder:
-        path = Path(folder, "log")
-        runner.store.download(view.record.log, path)
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                yield chunk

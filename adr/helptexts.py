@@ -52,8 +52,8 @@ _WORKERS = """\
 
 _SSH = """\
   --user=USER            SSH user
-  --password=PW          SSH password, which others on this machine may see in
-                         the list of processes: better is
+  --password=PW          SSH password; others on this machine may see it in the
+                         list of processes, so rather
   --ask-password         Ask for the SSH password
   --key=KEY              File of the SSH key"""
 

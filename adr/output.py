@@ -27,9 +27,9 @@ from adr.progress import SILENT, Progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from adr.adr import RunnerInfo
     from adr.batch import BatchPlan
     from adr.embedded import RunReport
+    from adr.lifecycle import RunnerInfo
     from adr.models import JobRecord, WorkerInfo
     from adr.survey import JobView, Status
     from adr.transfer import FetchReport
