@@ -38,7 +38,7 @@ __all__ = [
 
 
 def launch(
-    runner_id: str, n: int | str, region_name: str | None = None, **kwargs: Any
+    runner_id: str, n: int | str | None, region_name: str | None = None, **kwargs: Any
 ) -> list[str]:
     """Launch Amazon workers for specific runner.
 
@@ -51,7 +51,8 @@ def launch(
     runner_id : str
         Runner ID
     n : int
-        Number of instances to launch; ``"auto"`` for as many as the waiting jobs ask for
+        Number of instances to launch; ``"auto"`` for as many as the waiting jobs ask for; None
+        where `hosts` names machines of one's own
     region_name : str, optional
         Amazon region identifier
     kwargs : dict, optional

@@ -218,6 +218,7 @@ class LocalFleet:
                     (os.POSIX_SPAWN_DUP2, ours, _STDIN),
                     (os.POSIX_SPAWN_DUP2, log, _STDOUT),
                     (os.POSIX_SPAWN_DUP2, log, _STDERR),
+                    *((os.POSIX_SPAWN_CLOSE, each) for each in _inherited()),
                 ],
                 setsid=True,
                 setsigmask=[],
@@ -367,6 +368,17 @@ def _outlived(
             break
         time.sleep(_TICK_S)
     return left
+
+
+def _inherited() -> list[int]:
+    """Return what this process has open from its own parent, and would pass on."""
+    found = []
+    for name in os.listdir("/dev/fd"):
+        # That of the listing itself is closed by now.
+        with suppress(OSError):
+            if int(name) > _STDERR and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def _named(entries: Sequence[_Entry]) -> str:

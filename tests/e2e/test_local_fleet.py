@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -85,9 +87,14 @@ def test_workers_share_the_cores_unless_slots_are_given(shell, runner, hosts):
 
 
 def test_a_worker_keeps_nothing_of_its_shell_open(shell, runner):
-    shell("launch", "--keep", runner)
+    # given a shell that holds a lock, say, which ends when all have closed it
+    with (shell.folder / "lock").open("w") as lock:
+        words = [sys.executable, "-m", "adr", "launch", "--keep", runner]
+        subprocess.run(words, cwd=shell.folder, pass_fds=[lock.fileno()], check=True)
 
     pid = entry(runner, "local-1")["process"]["pid"]
+    opened = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    assert str(shell.folder / "lock") not in opened
     there = [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)]
     log = str(runner / "fleet" / "local-1.log")
     assert there == [os.devnull, log, log]
