@@ -11,7 +11,6 @@ not acknowledge, and every host has a time after which whatever it still does is
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
@@ -22,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -31,10 +29,10 @@ import paramiko
 from fabric import Config, Connection
 from invoke.exceptions import Failure as InvokeFailure
 from invoke.exceptions import ThreadException
-from paramiko import ssh_exception
 
 from adr.errors import AdrError, ServiceError, Unavailable, UsageError
-from adr.hostkeys import KnownHosts, changed_key
+from adr.hostkeys import KnownHosts
+from adr.logins import Login, no_connection, read_key, said
 from adr.progress import SILENT, Progress
 
 __all__ = ["CommandFailed", "Finished", "Login", "Remote", "Results", "connect", "on_hosts"]
@@ -54,16 +52,6 @@ _SILENT_FOR_S = 15
 #: By default sshd drops connections at random once ten have not logged in yet.
 _JUMPS = threading.BoundedSemaphore(5)
 _TOLD_LINES = 5
-
-
-@dataclass(frozen=True)
-class Login:
-    """Say how to log in, where ``~/.ssh/config`` and the agent do not."""
-
-    user: str | None = None
-    #: Also the passphrase of the key.
-    password: str | None = field(default=None, repr=False)
-    key_filename: str | None = None
 
 
 @dataclass(frozen=True)
@@ -254,13 +242,13 @@ class Remote:
                 why = f"it was not done {self._timeout_s:g} s after the beginning"
                 raise Unavailable(f"cannot {what}: {why}") from error
             if connection is not None:
-                raise _no_connection(error, connection, self._known_hosts) from error
+                raise no_connection(error, connection, self._known_hosts) from error
             if isinstance(error, TimeoutError):
                 why = "the host does not answer any more"
                 raise Unavailable(f"cannot {what}: {why}") from error
             if not self._connection.is_connected or isinstance(error, (EOFError, ConnectionError)):
                 raise Unavailable(f"cannot {what}: the connection was lost") from error
-            raise ServiceError(f"cannot {what}: {_said(error)}") from error
+            raise ServiceError(f"cannot {what}: {said(error)}") from error
 
 
 #: What is raised beneath; a transport that breaks under a reader comes as a ThreadException.
@@ -284,13 +272,13 @@ def connect(host: str, login: Login, known_hosts: KnownHosts, timeout_s: float) 
     if login.password is not None:
         options["password"] = login.password
     if login.key_filename is not None:
-        options["pkey"] = _key(login)
+        options["pkey"] = read_key(login)
     user = None if "@" in host else login.user
     try:
         connection = Connection(host, user=user, config=Config(), connect_kwargs=options)
     except (ValueError, OSError, paramiko.SSHException) as error:
         raise UsageError(
-            f"cannot use {host!r} as a host: {_said(error)}; give [user@]host[:port], "
+            f"cannot use {host!r} as a host: {said(error)}; give [user@]host[:port], "
             f"or a name of ~/.ssh/config"
         ) from error
     return Remote(host, connection, known_hosts, timeout_s)
@@ -352,7 +340,7 @@ def on_hosts(
             results.failed[name] = error
         except Exception as error:
             _log.debug("%s failed unexpectedly", name, exc_info=True)
-            results.failed[name] = AdrError(f"{type(error).__name__}: {_said(error)}")
+            results.failed[name] = AdrError(f"{type(error).__name__}: {said(error)}")
     return results
 
 
@@ -377,100 +365,8 @@ def _fill_in(connection: Connection) -> None:
     connection.connect_kwargs = given
 
 
-@cache  # a passphrase is slow to try, by design
-def _key(login: Login) -> paramiko.PKey:
-    """Read the key of a login, whatever its kind; with it goes the certificate beside it."""
-    path = os.path.expanduser(str(login.key_filename))
-    for kind in (paramiko.Ed25519Key, paramiko.RSAKey, paramiko.ECDSAKey):
-        try:
-            try:
-                key: paramiko.PKey = kind.from_private_key_file(path)
-            except paramiko.PasswordRequiredException:
-                if not login.password:
-                    raise
-                key = kind.from_private_key_file(path, login.password)
-        except paramiko.PasswordRequiredException as error:
-            raise UsageError(
-                f"the key {path} has a passphrase: give it as the password, or let ssh-add hand "
-                f"the key to the agent"
-            ) from error
-        except OSError as error:
-            raise UsageError(f"cannot read the key {path}: {error.strerror}") from error
-        except (paramiko.SSHException, ValueError):
-            continue
-        if os.path.isfile(f"{path}-cert.pub"):
-            key.load_certificate(f"{path}-cert.pub")
-        return key
-    raise UsageError(
-        f"{path} is no private key that can be used: give one of ssh-keygen, and its passphrase "
-        f"as the password if it has one"
-    )
-
-
-def _no_connection(
-    error: BaseException, connection: Connection, known_hosts: KnownHosts
-) -> ServiceError:
-    """Say why a host could not be reached, and what to do."""
-    at = _at(connection)
-    if isinstance(error, paramiko.BadHostKeyException):
-        return changed_key(error, connection.port, known_hosts)
-    if isinstance(error, paramiko.AuthenticationException) or _is_about_keys(error):
-        return ServiceError(_refused_login(error, connection))
-    if isinstance(error, TimeoutError) or "No existing session" in str(error):
-        return Unavailable(f"{at} does not answer: is the host up, and is the name right?")
-    if isinstance(error, socket.gaierror):
-        return Unavailable(f"nobody knows a host {connection.host}: check the name")
-    if isinstance(error, ssh_exception.NoValidConnectionsError):
-        numbers = {each.errno for each in error.errors.values()}
-    else:
-        numbers = {getattr(error, "errno", None)}
-    if errno.ECONNREFUSED in numbers:
-        return Unavailable(f"{at} refuses connections: is sshd running there, and is it that port?")
-    if numbers & {errno.EHOSTUNREACH, errno.ENETUNREACH}:
-        return Unavailable(f"there is no way to {at}: is the host up, and is the network?")
-    if isinstance(error, paramiko.ChannelException):
-        return Unavailable(f"{at} cannot be reached from the host before it ({error.text})")
-    if isinstance(error, (EOFError, ConnectionError)) or "banner" in str(error):
-        return Unavailable(f"{at} does not speak SSH, or is too busy to: {_said(error)}")
-    return ServiceError(f"cannot connect to {at}: {_said(error)}")
-
-
-def _is_about_keys(error: BaseException) -> bool:
-    """Tell whether Paramiko ran out of keys: it then raises what it met last."""
-    if not isinstance(error, paramiko.SSHException):
-        return False
-    said = str(error).lower()
-    return "private key" in said or "no authentication methods" in said or "invalid key" in said
-
-
-def _refused_login(error: BaseException, connection: Connection) -> str:
-    given = connection.connect_kwargs
-    tried = [f"the key {each}" for each in given.get("key_filename") or []]
-    if given.get("pkey") is not None:
-        tried.insert(0, "the key given")
-    tried.append("the agent and the keys in ~/.ssh")
-    if given.get("password") is not None:
-        tried.append("the password")
-    if isinstance(error, ssh_exception.BadAuthenticationType):
-        tried[-1] += f" (it takes {' or '.join(error.allowed_types)})"
-    return (
-        f"{connection.host} does not let {connection.user} in; tried {', '.join(tried)}: "
-        f"is that the user, and is the public key in its ~/.ssh/authorized_keys?"
-    )
-
-
 def _failed(what: str, finished: Finished) -> str:
     """Say that a command failed, with the end of what it said."""
-    said = [line.strip() for line in (finished.out + finished.err).splitlines() if line.strip()]
-    end = " / ".join(said[-_TOLD_LINES:]) or f"exit status {finished.status}"
+    lines = [line.strip() for line in (finished.out + finished.err).splitlines() if line.strip()]
+    end = " / ".join(lines[-_TOLD_LINES:]) or f"exit status {finished.status}"
     return f"cannot {what}: {end}"
-
-
-def _at(connection: Connection) -> str:
-    return f"{connection.host} port {connection.port}"
-
-
-def _said(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -40,7 +40,7 @@ LAYERS = (
     ("fabfile", "fleets.*"),
     ("batch", "bundle", "manifest", "members", "templates", "transfer"),
     ("access", "role"),
-    ("ledgers.*", "stores.*", "aws", "remote", "hostkeys", "roster", "orders", "wheel"),
+    ("ledgers.*", "stores.*", "aws", "remote", "logins", "hostkeys", "roster", "orders", "wheel"),
     ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets"),
     ("fleets.specs",),
     ("config", "awsfiles", "credentials"),

@@ -174,7 +174,7 @@ start() {
         echo "adr:worker=running"
         exit 0
     fi
-    cd "$folder" || fail "there is no worker to start: adr prepare sets one up"
+    cd "$folder" 2>/dev/null && [ -e worker.sh ] || fail "there is no worker to start: adr prepare sets one up"
     mkdir -p work
     rm -f worker.pid worker.exit worker.socket
     if [ -e worker.log ]; then mv worker.log worker.log.1; fi
