@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timezone
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class Cloud:
         self._asleep: set[str] = set()
         self._losing: list[tuple[float, str]] = []
         self._end = threading.Event()
+        self._changed = threading.Condition()
         # One thread for all of their lives: they end with the thread that boots them.
         self._thread = threading.Thread(target=self._watch)
         self._trouble: list[str] = []
@@ -101,9 +102,11 @@ class Cloud:
         shutil.rmtree(self._disks)
         assert not self._trouble, self._trouble
 
-    def on(self) -> list[str]:
-        """Return the ids of the instances whose machines are on."""
-        return [name for name, machine in self.machines.items() if machine.is_on]
+    def wait_booted(self, names: Sequence[str]) -> None:
+        """Wait until the machines of these instances are switched on."""
+        with self._changed:
+            booted = self._changed.wait_for(lambda: set(names) <= set(self.machines), 30)
+        assert booted, f"of {names} only {list(self.machines)} are there: {self._trouble}"
 
     def asked(self, instance_id: str) -> list[tuple[str, int]]:
         """Return what an instance has asked the metadata service for."""
@@ -146,7 +149,9 @@ class Cloud:
             elif wanted:
                 machine = self._install(instance, profile)
                 machine.boot()
-                self.machines[name] = machine
+                with self._changed:
+                    self.machines[name] = machine
+                    self._changed.notify_all()
         elif machine.is_on:
             if not wanted:
                 self._switch_off(machine)

@@ -9,10 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 #: A job: ``python3 job.py FILE URL``. It says who runs it and what it can reach, waits at the
-#: gate, and writes a result.
+#: gate, and writes a result. A stubborn one does not listen to SIGTERM.
 JOB = """\
-import json, os, pwd, sys, urllib.request
+import json, os, pwd, signal, sys, urllib.request
 name, url = sys.argv[1:]
+if "stubborn" in name:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 ask = urllib.request.Request("http://169.254.169.254/latest/api/token", method="PUT",
                              headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"})
 try:

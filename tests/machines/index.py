@@ -22,8 +22,8 @@ PYTHON = "3.11"
 class PackageIndex:
     """Serve the wheels to whoever reaches an address; a context manager."""
 
-    def __init__(self, address: str) -> None:
-        handler = functools.partial(_Quiet, directory=str(wheels()))
+    def __init__(self, address: str, python: str = PYTHON) -> None:
+        handler = functools.partial(_Quiet, directory=str(wheels(python)))
         self._server = http.server.ThreadingHTTPServer((address, 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -47,7 +47,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def wheels() -> Path:
+def wheels(python: str) -> Path:
     """Return a folder with adr's dependencies in the versions installed here; fetched once."""
     pinned = _constraints(ADR).split()
     digest = hashlib.sha256("\n".join(pinned).encode()).hexdigest()[:12]
@@ -55,10 +55,10 @@ def wheels() -> Path:
     def fetch(folder: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder,
-             "--only-binary=:all:", f"--python-version={PYTHON}", *pinned],
+             "--only-binary=:all:", f"--python-version={python}", *pinned],
             capture_output=True,
             text=True,
         )  # fmt: skip
         require(done.returncode == 0, f"wheels of adr's dependencies: {done.stderr[-2000:]}")
 
-    return made_once(f"wheels-{digest}", fetch)
+    return made_once(f"wheels-{python}-{digest}", fetch)

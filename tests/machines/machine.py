@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tests.network import NetworkHost
@@ -68,6 +69,8 @@ class Machine:
         self._tree = tree
         self._disk = disk
         self._process: subprocess.Popen[bytes] | None = None
+        #: Whether it was taken away rather than shut down.
+        self.was_lost = False
         for name in ("upper", "work", "root"):
             (disk / name).mkdir(parents=True)
         seed = "var/lib/cloud/seed/nocloud"
@@ -101,11 +104,6 @@ class Machine:
     def is_on(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def was_lost(self) -> bool:
-        """Tell whether the machine was taken away rather than shut down."""
-        return self._process is not None and (self._process.poll() or 0) < 0
-
     def press_power(self) -> None:
         """Ask the system to shut down, as EC2 does before it stops an instance."""
         if self._process is not None:
@@ -113,9 +111,15 @@ class Machine:
 
     def lose(self) -> None:
         """Take the machine away at once, whatever it does."""
-        if self._process is not None:
+        if self._process is None:
+            return
+        if self.is_on:
+            self.was_lost = True
+            # All processes in there end with the first one, which outlives systemd-nspawn.
+            with suppress(RuntimeError, ProcessLookupError):
+                os.kill(self._init(), signal.SIGKILL)
             self._process.kill()
-            self._process.wait()
+        self._process.wait()
         # The one thing that outlives it.
         shutil.rmtree(f"/run/systemd/nspawn/propagate/{self.name}", ignore_errors=True)
 
