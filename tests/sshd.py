@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +22,8 @@ from tests.network import Network, NetworkHost
 from tests.servers import free_port, require
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+#: Where sshd lets those who log in find programs.
+HOST_PATH = "/usr/local/bin:/usr/bin:/bin"
 LAB_UID = 2100
 _WITHIN_S = 10.0
 
@@ -241,24 +242,23 @@ class LabHost(Sshd):
             broken = self.folder / "ensurepip"
             broken.mkdir()
             (broken / "__init__.py").write_text("raise ImportError('as on Debian')\n")
-            found = subprocess.run(
-                ["/usr/bin/python3", "-c", "import ensurepip; print(ensurepip.__path__[0])"],
-                capture_output=True,
-                text=True,
-            ).stdout.strip()
+            python = str(shutil.which("python3", path=HOST_PATH))
+            words = [python, "-c", "import ensurepip; print(ensurepip.__path__[0])"]
+            found = subprocess.run(words, capture_output=True, text=True).stdout.strip()
             return [(broken, found)] if found else []
-        names = Path("/usr/bin").glob("python3*") if what == "python" else [Path("/usr/bin", what)]
+        pattern = "python3*" if what == "python" else what
+        found = {
+            path.resolve() for each in HOST_PATH.split(":") for path in Path(each).glob(pattern)
+        }
         # A device is no program.
-        return [(Path("/dev/null"), str(path.resolve())) for path in names if path.exists()]
+        return [(Path("/dev/null"), str(path)) for path in sorted(found)]
 
 
 def python_of_hosts() -> str:
-    """Return the version of Python that a lab host has, such as ``3.11``."""
-    require(sys.platform.startswith("linux"), "lab hosts need Linux")
-    done = subprocess.run(
-        ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-        capture_output=True,
-        text=True,
-    )
-    require(done.returncode == 0, "there is no /usr/bin/python3 for the hosts")
-    return done.stdout.strip()
+    """Return the version of Python that the hosts have, such as ``3.11``."""
+    python = shutil.which("python3", path=HOST_PATH)
+    require(python, "there is no python3 for the hosts")
+    words = [str(python), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    version = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    require(tuple(map(int, version.split("."))) >= (3, 10), f"the hosts have Python {version}")
+    return version

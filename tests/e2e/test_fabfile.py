@@ -36,7 +36,7 @@ def key(tmp_path_factory):
 def sshd(key, tmp_path_factory):
     server = LoopbackSshd(tmp_path_factory.mktemp("sshd"), key.with_suffix(".pub"))
     server.start()
-    with PackageIndex("127.0.0.1") as index:
+    with PackageIndex("127.0.0.1", python_of_hosts()) as index:
         # Fabric's install() has no options for pip: the host has its own settings.
         words = index.pip_options.split()
         conf = server.home / ".config/pip/pip.conf"

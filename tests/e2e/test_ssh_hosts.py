@@ -17,7 +17,7 @@ from tests.conftest import REGION
 from tests.machines.index import PackageIndex
 from tests.network import Network, require_network
 from tests.servers import require, start_ministack, start_moto
-from tests.sshd import LabHost, LoopbackSshd, make_key, require_sshd
+from tests.sshd import LabHost, LoopbackSshd, make_key, python_of_hosts, require_sshd
 
 
 class Fleet:
@@ -88,7 +88,7 @@ def installed():
 
 @pytest.fixture(scope="module")
 def index():
-    with PackageIndex("127.0.0.1") as index:
+    with PackageIndex("127.0.0.1", python_of_hosts()) as index:
         yield index
 
 
@@ -177,6 +177,14 @@ def test_a_host_is_set_up_runs_jobs_rests_goes_on_and_is_cleared(fleet, sshd, ho
     assert "lab" not in fleet.hosts()
 
 
+def test_what_would_be_done_is_shown_and_nothing_of_it_done(fleet, sshd, host):
+    told = fleet("launch", "--hosts=lab,lab,other", "--dry-run")
+
+    assert (told["n"], told["hosts"], told["credentials"]) == (2, ["lab", "other"], "lent")
+    assert not (sshd.home / ".adr" / fleet.runner).exists()
+    assert fleet.hosts() == {}
+
+
 def test_a_destroyed_runner_leaves_nothing_on_its_hosts(fleet, sshd, host, isolated_home):
     fleet.launch()
     pid = pid_of(sshd, fleet)
@@ -244,7 +252,9 @@ def test_a_worker_that_ends_at_once_is_told_with_what_it_said(fleet, sshd, host)
 
     told = fleet.launch(status=1)
 
-    assert re.search(r"cannot start the worker: .* /.*/work: .* with status [12]", told["failed"]["lab"])
+    assert re.search(
+        r"cannot start the worker: .* /.*/work: .* with status [12]", told["failed"]["lab"]
+    )
     assert fleet.hosts() == {}
 
 
@@ -399,7 +409,7 @@ def test_bad_hosts_stop_no_good_ones_and_are_named(
     )
     (good.home / ".ssh" / "authorized_keys").write_text("")
     runner = shell("create").out.strip()
-    with PackageIndex(network.gateway) as index:
+    with PackageIndex(network.gateway, python_of_hosts()) as index:
         fleet = Fleet(shell, runner, index.pip_options, key)
         fleet.queue(*(f"case{n}" for n in range(8)))
 
