@@ -12,7 +12,7 @@ from adr.output import count, duration_text, plain, print_table
 
 if TYPE_CHECKING:
     from adr.fleets.base import Host, LaunchPlan, LaunchReport
-    from adr.fleets.ec2 import Orphan
+    from adr.fleets.ec2.orphans import Orphan
     from adr.inventory import HostView
 
 __all__ = [

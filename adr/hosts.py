@@ -20,7 +20,7 @@ from adr.progress import SILENT, Progress
 from adr.runner import open_runner
 
 if TYPE_CHECKING:
-    from adr.fleets.ec2 import Orphan
+    from adr.fleets.ec2.orphans import Orphan
 
 __all__ = [
     "get_workers",
@@ -317,7 +317,7 @@ def list_orphans(region_name: str | None = None) -> tuple[list[Orphan], list[str
         The instances, and which regions could not be asked
     """
     from adr.aws import session
-    from adr.fleets.ec2 import orphans
+    from adr.fleets.ec2.orphans import orphans
 
     return orphans(session(region_name))
 

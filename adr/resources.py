@@ -189,7 +189,7 @@ def launch_workers(
         If EC2 refuses.
     """
     from adr.aws import translated
-    from adr.fleets.instances import PREPARE
+    from adr.fleets.ec2.instances import PREPARE
 
     spec = launch_spec("ec2", n, {"ami": ami, "asg": asg, "akp": akp, "ait": ait})
     assert isinstance(spec, Ec2Spec)

@@ -300,7 +300,7 @@ def _open_aws(
         compress=True,
         retention_s=RETENTION_S,
         fleets={
-            "ec2": partial(_fleet, "adr.fleets.ec2:Ec2Fleet", connection, store),
+            "ec2": partial(_fleet, "adr.fleets.ec2.fleet:Ec2Fleet", connection, store),
             "ssh": partial(_fleet, "adr.fleets.ssh:SshFleet", connection, store),
         },
     )

@@ -20,7 +20,8 @@ import pytest
 from adr.aws import Connection
 from adr.errors import AdrError, PartialFailure, ServiceError, Unavailable, UsageError
 from adr.fleets.base import Demand, HostState, Pausable
-from adr.fleets.ec2 import Ec2Fleet, orphans
+from adr.fleets.ec2.fleet import Ec2Fleet
+from adr.fleets.ec2.orphans import orphans
 from adr.fleets.specs import Ec2Spec, Volume, WorkerOptions
 from adr.keys import INSTALL, LAUNCHES
 from adr.progress import SILENT

@@ -41,7 +41,7 @@ LAYERS = (
     ("batch", "bundle", "manifest", "members", "templates", "transfer"),
     ("access", "role"),
     ("ledgers.*", "stores.*", "aws", "remote", "logins", "hostkeys", "roster", "orders", "wheel"),
-    ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets"),
+    ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets", "fleets.ec2"),
     ("fleets.specs",),
     ("config", "awsfiles", "credentials"),
     ("models", "keys"),
@@ -83,23 +83,23 @@ FOR_MACHINES = FOR_FLEETS | {"access", "aws", "hostkeys", "remote", "wheel"}
 FLEETS = {
     "fleets.local": ({"fleets.processes"}, FOR_FLEETS | {"cores"}),
     "fleets.ssh": ({"fleets.sshhost"}, FOR_MACHINES),
-    "fleets.ec2": (
+    "fleets.ec2.fleet": (
         {
-            "fleets.ec2launch",
-            "fleets.ec2plan",
-            "fleets.ec2words",
-            "fleets.groups",
-            "fleets.images",
-            "fleets.instances",
-            "fleets.launchnotes",
-            "fleets.leftovers",
-            "fleets.orphans",
-            "fleets.prices",
-            "fleets.refusals",
-            "fleets.requests",
-            "fleets.sending",
-            "fleets.sizes",
-            "fleets.userdata",
+            "fleets.ec2.groups",
+            "fleets.ec2.images",
+            "fleets.ec2.instances",
+            "fleets.ec2.launch",
+            "fleets.ec2.launchnotes",
+            "fleets.ec2.leftovers",
+            "fleets.ec2.orphans",
+            "fleets.ec2.plan",
+            "fleets.ec2.prices",
+            "fleets.ec2.refusals",
+            "fleets.ec2.requests",
+            "fleets.ec2.sending",
+            "fleets.ec2.sizes",
+            "fleets.ec2.userdata",
+            "fleets.ec2.words",
         },
         FOR_MACHINES,
     ),
@@ -284,7 +284,7 @@ def test_backends_know_only_what_is_theirs():
 def test_fleets_know_only_what_is_theirs():
     parts = {part for own, _ in FLEETS.values() for part in own}
     modules = {name for name in trees() if name.startswith("fleets.")}
-    assert modules == {*FLEETS, *parts, "fleets.base", "fleets.specs"}
+    assert modules == {*FLEETS, *parts, "fleets.base", "fleets.specs", "fleets.ec2"}
     for fleet, (own, others) in FLEETS.items():
         for module in (fleet, *own):
             assert within(trees()[module]) <= own | others, module

@@ -4,7 +4,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from adr.errors import ServiceError, Unavailable, UsageError
-from adr.fleets.refusals import is_unknown_yet, reason, refusals
+from adr.fleets.ec2.refusals import is_unknown_yet, reason, refusals
 
 
 def refused(code, said="", operation="RunInstances", types=("c7i.large",), status=400):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from adr.fleets.images import InstanceType, _parameters
-from adr.fleets.requests import (
+from adr.fleets.ec2.images import InstanceType, _parameters
+from adr.fleets.ec2.requests import (
     Order,
     Pool,
     create_fleet,

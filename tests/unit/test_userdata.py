@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from adr import fleets
 from adr.errors import UsageError
-from adr.fleets import userdata
+from adr.fleets.ec2.userdata import LARGEST_BYTES, Machine, user_data
 from adr.fleets.specs import WorkerOptions
-from adr.fleets.userdata import LARGEST_BYTES, Machine, user_data
 from tests.servers import require
 
 RUNNER = "0d5f0a7e-1111-4222-8333-444455556666"
@@ -188,7 +188,7 @@ class TestItsForm:
     def test_the_files_arrive_as_they_are(self, place: Place) -> None:
         place.boot(FULL)
 
-        source = Path(userdata.__file__).parent / "machine"
+        source = Path(fleets.__file__).parent / "machine"
         written = [*place.lib.iterdir(), *place.units.iterdir()]
         names = {each.name for each in written} - {"values"}
         assert len(names) >= 12
@@ -575,7 +575,7 @@ class TestTheWatch:
 
 
 def script_module(name: str) -> ModuleType:
-    path = Path(userdata.__file__).parent / "machine" / f"{name}.py"
+    path = Path(fleets.__file__).parent / "machine" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"machine_{name}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -18,8 +18,8 @@ from adr.access import profile_left, remove_profile
 from adr.aws import Connection, error_code, is_denied
 from adr.errors import AdrError, ServiceError
 from adr.fleets.base import HostState
-from adr.fleets.instances import find, state_of
-from adr.fleets.refusals import refusals
+from adr.fleets.ec2.instances import find, state_of
+from adr.fleets.ec2.refusals import refusals
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from adr.aws import client, session, translated
 from adr.errors import AdrError, RunnerGone
 from adr.fleets.base import Host, HostState
-from adr.fleets.instances import as_host, find, tags_of
-from adr.fleets.refusals import refusals
+from adr.fleets.ec2.instances import as_host, find, tags_of
+from adr.fleets.ec2.refusals import refusals
 
 if TYPE_CHECKING:
     import boto3

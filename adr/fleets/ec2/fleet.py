@@ -3,16 +3,6 @@
 They install themselves from their user data, take jobs, and end themselves; nothing here talks
 to one. What belongs to a runner is known by its tags alone, so that every machine with the
 right credentials finds the same instances, and nothing is kept that could be wrong.
-
-The parts, from the wish to the end::
-
-    ec2plan      what a launch would do         ec2launch    carries it out
-    images       types and machine images       launchnotes  repeats it safely
-    sizes        how many, how large            sending      talks to EC2 about it
-    prices       what they cost                 instances    finds and changes instances
-    groups       security groups                leftovers    removes all else
-    requests     what is sent                   orphans      finds instances without a runner
-    refusals     what EC2's errors mean
 """
 
 from __future__ import annotations
@@ -26,12 +16,11 @@ from botocore import exceptions as core
 from adr.aws import Connection, error_code
 from adr.errors import AdrError, PartialFailure, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport
-from adr.fleets.ec2launch import carry_out
-from adr.fleets.ec2plan import make_plan
-from adr.fleets.instances import as_host, await_states, change, find, find_ids, market, state_of
-from adr.fleets.leftovers import remove_leftovers
-from adr.fleets.orphans import Orphan, orphans
-from adr.fleets.refusals import refusals
+from adr.fleets.ec2.instances import as_host, await_states, change, find, find_ids, market, state_of
+from adr.fleets.ec2.launch import carry_out
+from adr.fleets.ec2.leftovers import remove_leftovers
+from adr.fleets.ec2.plan import make_plan
+from adr.fleets.ec2.refusals import refusals
 from adr.fleets.specs import Ec2Spec
 from adr.progress import SILENT, Progress
 from adr.stores.base import ObjectStore
@@ -40,7 +29,7 @@ from adr.wheel import Wheel, pack_wheel
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
-__all__ = ["Ec2Fleet", "Orphan", "orphans"]
+__all__ = ["Ec2Fleet"]
 
 #: What EC2 takes for a stop or an end of many instances, with room for jobs to be given back.
 _CHANGED_WITHIN_S = 900.0

@@ -18,8 +18,8 @@ from botocore import exceptions as core
 
 from adr.aws import error_code
 from adr.errors import ServiceError, Unavailable
-from adr.fleets.refusals import refusals
-from adr.fleets.requests import tag_list
+from adr.fleets.ec2.refusals import refusals
+from adr.fleets.ec2.requests import tag_list
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client

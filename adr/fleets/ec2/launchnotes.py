@@ -19,8 +19,8 @@ from typing import Any
 
 from adr.errors import AdrError, NotFound
 from adr.fleets.base import HostState
-from adr.fleets.instances import state_of
-from adr.fleets.refusals import is_open
+from adr.fleets.ec2.instances import state_of
+from adr.fleets.ec2.refusals import is_open
 from adr.keys import LAUNCHES
 from adr.models import SCHEMA
 from adr.stores.base import ObjectStore

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adr.fleets.images import Image, InstanceType
-from adr.fleets.requests import Order
+from adr.fleets.ec2.images import Image, InstanceType
+from adr.fleets.ec2.requests import Order
 from adr.fleets.specs import WorkerOptions
 
 __all__ = ["Facts"]

@@ -18,13 +18,12 @@ from botocore import exceptions as core
 from adr.aws import Connection, error_code, translated
 from adr.errors import AdrError, UsageError
 from adr.fleets.base import Demand, LaunchPlan
-from adr.fleets.ec2words import Facts
-from adr.fleets.groups import find_group, group_name, group_request
-from adr.fleets.images import Image, InstanceType, find_images, instance_types, newest_images
-from adr.fleets.instances import PREPARE
-from adr.fleets.prices import hourly_usd
-from adr.fleets.refusals import no_network, refusals
-from adr.fleets.requests import (
+from adr.fleets.ec2.groups import find_group, group_name, group_request
+from adr.fleets.ec2.images import Image, InstanceType, find_images, instance_types, newest_images
+from adr.fleets.ec2.instances import PREPARE
+from adr.fleets.ec2.prices import hourly_usd
+from adr.fleets.ec2.refusals import no_network, refusals
+from adr.fleets.ec2.requests import (
     Order,
     Pool,
     create_fleet,
@@ -32,9 +31,10 @@ from adr.fleets.requests import (
     launch_template,
     run_instances,
 )
-from adr.fleets.sizes import DEVICES, check_wish, disk_gib, number_of_instances, setup_of
+from adr.fleets.ec2.sizes import DEVICES, check_wish, disk_gib, number_of_instances, setup_of
+from adr.fleets.ec2.userdata import Machine, user_data
+from adr.fleets.ec2.words import Facts
 from adr.fleets.specs import Ec2Spec
-from adr.fleets.userdata import Machine, user_data
 from adr.keys import install_key
 from adr.version import __version__
 from adr.wheel import CONSTRAINTS, Wheel, pack_wheel

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from adr.access import ensure_profile
 from adr.aws import Connection
 from adr.fleets.base import HostState, LaunchReport
-from adr.fleets.ec2plan import Draft
-from adr.fleets.groups import ensure_group, own_address
-from adr.fleets.instances import as_host, await_states, find, state_of, why_it_ended
-from adr.fleets.launchnotes import noted
-from adr.fleets.requests import LAUNCH, Order
-from adr.fleets.sending import Sender
+from adr.fleets.ec2.groups import ensure_group, own_address
+from adr.fleets.ec2.instances import as_host, await_states, find, state_of, why_it_ended
+from adr.fleets.ec2.launchnotes import noted
+from adr.fleets.ec2.plan import Draft
+from adr.fleets.ec2.requests import LAUNCH, Order
+from adr.fleets.ec2.sending import Sender
 from adr.progress import Progress
 from adr.stores.base import ObjectStore
 from adr.wheel import publish_wheel

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from adr.errors import UsageError
-from adr.fleets.refusals import refusals
+from adr.fleets.ec2.refusals import refusals
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from adr.errors import UsageError
 from adr.fleets.base import Demand
-from adr.fleets.images import Image, InstanceType
+from adr.fleets.ec2.images import Image, InstanceType
 from adr.fleets.specs import Ec2Spec
 from adr.keys import install_key
 

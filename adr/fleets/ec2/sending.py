@@ -16,8 +16,8 @@ from botocore import exceptions as core
 
 from adr.aws import error_code, is_denied
 from adr.errors import AdrError, ServiceError
-from adr.fleets.refusals import is_open, is_unknown_yet, reason, refusals
-from adr.fleets.requests import (
+from adr.fleets.ec2.refusals import is_open, is_unknown_yet, reason, refusals
+from adr.fleets.ec2.requests import (
     Order,
     create_fleet,
     launch_template,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from adr.errors import AdrError, Unavailable
 from adr.fleets.base import Host, HostState
-from adr.fleets.refusals import refusals
+from adr.fleets.ec2.refusals import refusals
 from adr.progress import Progress
 
 if TYPE_CHECKING:
