@@ -235,23 +235,40 @@ class TestValues:
         ]
         assert not list(place.folder.rglob("pwned"))
 
-    def test_options_of_pip_that_cannot_be_read_are_refused(self) -> None:
-        with pytest.raises(UsageError, match=r"--pip-options=.*quote as in a shell"):
-            user_data(replace(MACHINE, pip_options="--find-links 'my wheels"))
+    def test_options_of_pip_that_cannot_be_read_are_refused_without_being_repeated(self) -> None:
+        options = "--index-url https://pypi.example.com/hunter2 --find-links 'my wheels"
+
+        with pytest.raises(UsageError, match=r"--pip-options .*quote as in a shell") as refused:
+            user_data(replace(MACHINE, pip_options=options))
+
+        assert "hunter2" not in str(refused.value)
 
     @pytest.mark.parametrize(
         "given",
         [
             {"pip_options": "--index-url https://me:hunter2@pypi.example.com/simple"},
+            {"pip_options": "--index-url https://hunter2@pypi.example.com/simple"},
+            {"pip_options": "--index-url https://hunter2:@pypi.example.com/simple"},
+            {"pip_options": "--index-url 'https:'//me:hun'ter2@'pypi.example.com/simple"},
+            {"pip_options": "--proxy me:hunter2@10.0.0.1:3128"},
             {"endpoints": {"AWS_ENDPOINT_URL": "http://me:hunter2@10.0.0.1"}},
+            {"endpoints": {"AWS_ENDPOINT_URL_S3": "http://hunter2@10.0.0.1"}},
         ],
-        ids=["pip", "endpoint"],
     )
-    def test_passwords_are_refused_without_being_repeated(self, given: dict[str, Any]) -> None:
-        with pytest.raises(UsageError, match="holds a password") as refused:
+    def test_logins_in_addresses_are_refused_without_being_repeated(
+        self, given: dict[str, Any]
+    ) -> None:
+        with pytest.raises(UsageError, match="a user name or a password") as refused:
             user_data(replace(MACHINE, **given))
 
-        assert "hunter2" not in str(refused.value)
+        assert "ter2" not in str(refused.value)
+
+    def test_an_at_sign_in_the_path_of_an_address_is_no_login(self, place: Place) -> None:
+        options = "--find-links https://pypi.example.com/adr@0.2"
+
+        place.boot(replace(MACHINE, pip_options=options))
+
+        assert variable(place, "PIP_OPTIONS") == options.split()
 
     def test_credentials_of_the_caller_are_nowhere_in_it(
         self, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,6 @@ Anybody who may describe the instance can read its user data: there is no secret
 from __future__ import annotations
 
 import gzip
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from importlib.resources import files
 
 from adr.errors import UsageError
 from adr.fleets.base import process_words
+from adr.fleets.pipoptions import pip_words, refuse_login
 from adr.fleets.specs import WorkerOptions
 from adr.keys import setup_key
 from adr.version import __version__
@@ -44,7 +44,6 @@ _WORK = (
 _VOLUMES = ("volumes.py",)
 #: For the worker to drain and leave before the machine is switched off under it.
 _GRACE_S = 180
-_SECRET = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +83,11 @@ def user_data(machine: Machine) -> bytes:
     Raises
     ------
     UsageError
-        If a value cannot be used, holds a password, or makes it too long.
+        If a value cannot be used, holds a login, or makes it too long.
     """
+    for name, address in machine.endpoints.items():
+        refuse_login(address, name)
     values = _values(machine)
-    if _SECRET.search(values):
-        raise UsageError(
-            "an address in --pip-options or AWS_ENDPOINT_URL holds a password, which would stand "
-            "in the user data for all to read: use one without"
-        )
     script = _script(machine, values).encode()
     if len(script) > LARGEST_BYTES:
         script = gzip.compress(script, mtime=0)
@@ -187,7 +183,7 @@ def _values(machine: Machine) -> str:
         several = {
             "ENDPOINTS": [f"{name}={value}" for name, value in sorted(machine.endpoints.items())],
             "VOLUMES": [part for volume in machine.volumes for part in volume],
-            "PIP_OPTIONS": _pip_words(machine.pip_options),
+            "PIP_OPTIONS": pip_words(machine.pip_options),
             "WORDS": words,
         }
     return "".join(_assignments(single, several))
@@ -198,12 +194,3 @@ def _assignments(single: Mapping[str, str], several: Mapping[str, Sequence[str]]
         yield f"{name}={shlex.quote(value)}\n"
     for name, values in several.items():
         yield f"{name}=({shlex.join(values)})\n"
-
-
-def _pip_words(options: str) -> list[str]:
-    try:
-        return shlex.split(options)
-    except ValueError as error:
-        raise UsageError(
-            f"--pip-options={options!r} cannot be read ({error}): quote as in a shell"
-        ) from error
