@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
 from tests.e2e.conftest import Done, Shell
 from tests.machines.gate import JOB
-
-T = TypeVar("T")
 
 
 class Client(Shell):
@@ -63,15 +60,3 @@ def require_installed() -> None:
     place = subprocess.run(words, cwd="/", capture_output=True, text=True, check=True).stdout
     if "site-packages" not in place:
         pytest.fail(f"adr is linked to {place.strip()}: install it without -e", pytrace=False)
-
-
-def sought(find: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a condition that is false as long as `find` raises what is not there yet."""
-
-    def found() -> Any:
-        try:
-            return find()
-        except (KeyError, StopIteration, RuntimeError):
-            return None
-
-    return found

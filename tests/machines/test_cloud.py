@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REGION
 
-#: Greets over the network, and shuts down where it is asked to.
+#: Leaves a file, and a user that is kept away from the metadata service.
 USER_DATA = """#!/bin/sh
 echo first > /root/first
 adduser --system --uid 900 --quiet nobody-else

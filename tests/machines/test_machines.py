@@ -41,13 +41,8 @@ class Crew:
 
     client: Client
     runner: str
-    batch: str
     #: Instance at work on each case.
     at: dict[str, str]
-
-    @property
-    def machines(self):
-        return set(self.at.values())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,11 +51,11 @@ def crew(all_machines, account, gate, launch, tmp_path_factory):
     client = Client(tmp_path_factory.mktemp("crew") / "client", account)
     runner = client("create").out.strip()
     cases = ["lost", "stubborn", "kept"]
-    batch = client.queue(runner, gate.url, *cases)
+    client.queue(runner, gate.url, *cases)
     names = launch(client, runner, "-n3", "--spot", "--slots=1")
     gate.wait_came(cases, SOON_S)
     by_address = {all_machines.machines[name].host.address: name for name in names}
-    crew = Crew(client, runner, batch, {case: by_address[gate.came[case][0]] for case in cases})
+    crew = Crew(client, runner, {case: by_address[gate.came[case][0]] for case in cases})
 
     all_machines.machines[crew.at["lost"]].lose()
     gate.open("lost")
@@ -134,6 +129,9 @@ def test_the_tour_of_the_readme(client, cloud, gate, launch, wait_for):
         assert said["aws"] == []
         assert "Permission denied" in said["metadata"]
         assert said["setup"]
+    for name in ids:
+        asked = [path for path, status in cloud.asked(name) if status == 200]
+        assert any("/iam/security-credentials/adr-" in path for path in asked)
 
     # and it ends, and they end themselves
     gate.open("one", "two", "three")
