@@ -478,6 +478,64 @@ class TestTheStartOfTheWorker:
         assert self.started(place, two, UPTIME - 7300) == []
 
 
+class TestTheGuard:
+    """In a network namespace of its own, whose only user stands for that of the jobs."""
+
+    def rules(self, place: Place, steps: str, machine: Machine = MACHINE) -> str:
+        require(shutil.which("ip"), "iproute2 is not installed")
+        alone = ["unshare", "--net", "--user", "--map-root-user"]
+        able = subprocess.run([*alone, "ip", "rule"], capture_output=True)
+        require(able.returncode == 0, "network namespaces cannot be made")
+        place.boot(machine)
+        place.program("bin/id", "echo 0\n")
+        script = place.folder / "steps"
+        script.write_text(f"set -e\n{steps}\nip -details -4 rule show to 169.254.169.254\n")
+        done = place.run("-c", f"exec {' '.join(alone)} bash {script} {place.lib}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def test_it_keeps_jobs_off_the_metadata_service(self, place: Place) -> None:
+        [rule] = self.rules(place, "$1/guard.sh").splitlines()
+
+        assert "uidrange 0-0" in rule
+        assert "prohibit" in rule
+
+    def test_the_rule_is_one_that_networkd_leaves_alone(self, place: Place) -> None:
+        assert "proto kernel" in self.rules(place, "$1/guard.sh")
+
+    def test_it_is_put_back_and_never_doubled(self, place: Place) -> None:
+        once = self.rules(place, "$1/guard.sh")
+
+        assert self.rules(place, "$1/guard.sh; $1/guard.sh") == once
+        assert self.rules(place, "$1/guard.sh; ip -4 rule del pref 10; $1/guard.sh") == once
+
+    def test_the_worker_does_not_start_without_it(self, place: Place) -> None:
+        place.boot(MACHINE)
+        place.program("bin/id", "echo 0\n")
+        place.program("bin/ip", "echo Operation not permitted >&2; exit 2\n")
+
+        done = place.run(place.lib / "worker-before.sh")
+
+        assert done.returncode == 1
+        assert done.stdout == (
+            "adr: 169.254.169.254/32 cannot be kept from jobs: Operation not permitted\n"
+        )
+
+    def test_jobs_that_may_use_the_role_are_kept_off_nothing(self, place: Place) -> None:
+        assert self.rules(place, "$1/guard.sh", replace(MACHINE, aws_for_jobs=True)) == ""
+
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_it_is_looked_after_for_as_long_as_the_machine_is_on(
+        self, place: Place, keep: bool
+    ) -> None:
+        place.boot(replace(MACHINE, worker=WorkerOptions(keep=keep)))
+
+        wanted = (place.units / "adr-worker.service").read_text()
+        assert "adr-guard.timer" in wanted
+        assert "OnUnitInactiveSec=60" in (place.units / "adr-guard.timer").read_text()
+        assert "lib/guard.sh" in (place.units / "adr-guard.service").read_text()
+
+
 class TestTheWatch:
     def look(self, place: Place, machine: Machine = MACHINE) -> list[str]:
         if not place.lib.exists():
