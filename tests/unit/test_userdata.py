@@ -87,6 +87,8 @@ class Place:
             ("/opt/adr", self.folder / "opt"),
             ("/run/adr", self.run_folder / "adr"),
             ("/proc/uptime", self.folder / "uptime"),
+            ("/etc/needrestart", self.folder / "needrestart"),
+            ("cd /root", f"cd {self.folder}"),
         ):
             text = text.replace(there, str(here))
         return text
@@ -407,6 +409,48 @@ class TestTheEndOfTheWorker:
         place.run(place.lib / "worker-ended.sh", EXIT_CODE=code, EXIT_STATUS=status)
 
         assert place.calls == (["poweroff"] if ends else [])
+
+
+class TestTheSetUp:
+    def begun(self, place: Place, apt: str) -> subprocess.CompletedProcess[str]:
+        """Run it on a system without Python, until it gives up."""
+        place.boot(MACHINE)
+        for name in ("id", "install", "python3.10", "python3.11", "python3.12", "python3.13"):
+            place.program(f"bin/{name}", "[[ $0 != *python* ]]\n")
+        place.program("bin/python3.14", "exit 1\n")
+        place.program("bin/sleep", f'echo "$1" >>"{place.folder}/slept"\n')
+        place.program("bin/apt-get", f'echo "$3" >>"{place.folder}/apt"\n{apt}\n')
+        return place.run(place.lib / "setup.sh")
+
+    def test_upgrades_of_libraries_do_not_restart_the_worker(self, place: Place) -> None:
+        require(shutil.which("perl"), "perl is not installed")
+        self.begun(place, "exit 0")
+
+        # As needrestart reads it, and then asks for each unit.
+        code = (
+            "our %nrconf; eval do { local(@ARGV, $/) = shift; <> }; die $@ if $@;"
+            "for my $unit ('adr-worker.service', 'cron.service') {"
+            "  my ($re) = grep { $unit =~ /$_/ } keys %{$nrconf{override_rc}};"
+            "  print $unit, ' ', defined $re ? $nrconf{override_rc}{$re} : 1, ';' }"
+        )
+        asked = ["perl", "-e", code, str(place.folder / "needrestart" / "conf.d" / "adr.conf")]
+        done = subprocess.run(asked, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("adr-worker.service 0;cron.service 1;", "")
+
+    def test_it_waits_until_another_apt_lets_the_lists_go(self, place: Place) -> None:
+        tries = f'[ "$3" != update ] || [ $(grep -c update "{place.folder}/apt") -ge 10 ]'
+
+        self.begun(place, tries)
+
+        assert (place.folder / "apt").read_text().split() == ["update"] * 10 + ["-y"]
+        assert (place.folder / "slept").read_text().split() == ["15"] * 9
+
+    def test_it_does_not_wait_for_ever(self, place: Place) -> None:
+        done = self.begun(place, "exit 100")
+
+        assert done.returncode != 0
+        assert (place.folder / "apt").read_text().split() == ["update"] * 10
+        assert "apt-get -oDPkg::Lock::Timeout=300 -q update" in done.stdout
 
 
 class TestTheEndOfTheSetUp:

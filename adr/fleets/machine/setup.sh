@@ -16,12 +16,13 @@ say() {
     echo "adr: $*"
 }
 
-again() { # COMMAND...: three tries, since locks are let go and services come back
-    local tries=2
+again() { # TRIES SECONDS COMMAND...: locks are let go and services come back
+    local tries=$1 pause=$2
+    shift 2
     until "$@"; do
-        if [ $((tries--)) -eq 0 ]; then return 1; fi
+        if [ $((--tries)) -le 0 ]; then return 1; fi
         say "failed, trying again: $*"
-        sleep 10
+        sleep "$pause"
     done
 }
 
@@ -38,12 +39,13 @@ find_python() {
 
 install_python() {
     if command -v apt-get >/dev/null; then
-        # For what cloud-init or the system itself installs at the same time.
+        # For what cloud-init or the system itself installs at the same time. The lock of the
+        # lists is not waited for.
         local lock=-oDPkg::Lock::Timeout=300
-        again apt-get "$lock" -q update
-        again apt-get "$lock" -q -y install --no-install-recommends python3-venv
+        again 10 15 apt-get "$lock" -q update
+        again 3 10 apt-get "$lock" -q -y install --no-install-recommends python3-venv
     else
-        again dnf -q -y install python3.11
+        again 3 10 dnf -q -y install python3.11
     fi
 }
 
@@ -54,6 +56,11 @@ id adr >/dev/null 2>&1 ||
 id adr-job >/dev/null 2>&1 ||
     useradd --system --user-group --create-home --home-dir /home/adr-job --shell /bin/bash adr-job
 install -d -o adr -g adr -m 0711 /var/lib/adr
+if command -v apt-get >/dev/null; then
+    # Else the worker is restarted, and its jobs are lost, after each upgrade of a library.
+    mkdir -p /etc/needrestart/conf.d
+    echo '$nrconf{override_rc}{qr(^adr-)} = 0;' >/etc/needrestart/conf.d/adr.conf
+fi
 
 find_python || install_python
 find_python || { say "there is no Python from 3.10 to 3.14: use another image"; exit 1; }
@@ -63,13 +70,13 @@ if [ ${#VOLUMES[@]} -gt 0 ]; then
     "$python" "$lib/volumes.py" "${VOLUMES[@]}" || trouble="a data volume cannot be mounted, see above"
 fi
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
-again "$venv/bin/python" -m pip install "${PIP_OPTIONS[@]}" boto3
+again 3 10 "$venv/bin/python" -m pip install "${PIP_OPTIONS[@]}" boto3
 # Only now, since without boto3 nobody would hear of it.
 if [ -n "$trouble" ]; then say "$trouble"; exit 1; fi
 fetch() { "$venv/bin/python" "$lib/store.py" fetch "$BUCKET" "$@"; }
 fetch "$CONSTRAINTS_KEY" "$lib/constraints.txt"
 fetch "$WHEEL_KEY" "$lib/$WHEEL_NAME" "$WHEEL_SHA256"
-again "$venv/bin/python" -m pip install "${PIP_OPTIONS[@]}" -c "$lib/constraints.txt" \
+again 3 10 "$venv/bin/python" -m pip install "${PIP_OPTIONS[@]}" -c "$lib/constraints.txt" \
     "$lib/$WHEEL_NAME"
 "$venv/bin/adr" --version
 
