@@ -49,9 +49,10 @@ class Policy:
     most_jobs : int, optional
         Lease so many jobs and no more, and leave when there is none to lease.
     idle_s : float, optional
-        Leave when all jobs of at least one batch are decided, or after so many seconds with
-        nothing to do and nothing waiting; but a few idle workers stay while others still run
-        jobs, to take over those of one that dies.
+        Leave when the last jobs are decided that there were in its time, or after so many
+        seconds with nothing to do and nothing waiting; but a few idle workers stay while others
+        still run jobs, to take over those of one that dies. Where all was decided before, a
+        worker waits for what may be queued next.
     worker : str, optional
         Id of this worker.
     alive : callable, optional
@@ -89,6 +90,10 @@ class Policy:
         self._idle_since: float | None = None
         self._asked_survey_at = -math.inf
         self._asked_roster_at = -math.inf
+        #: Whether there were jobs to do in the time of this worker, by whomever.
+        self._seen_work = False
+        #: The batches that there were when all was found to be decided; None before that.
+        self._decided_batches: set[str] | None = None
 
     @property
     def usual_s(self) -> float | None:
@@ -143,6 +148,7 @@ class Policy:
             self._looks.clear()
             self._idle_since = None
             self._asked_survey_at = -math.inf
+            self._seen_work = True
         if self._left is not None:
             self._left -= jobs
 
@@ -187,9 +193,10 @@ class Policy:
         """Tell whether there was nothing to do for long enough, or will be nothing any more."""
         if not depth.empty:
             self._asked_survey_at = -math.inf
+            self._seen_work = True
         elif now - self._asked_survey_at >= _BETWEEN_QUESTIONS_S:
             self._asked_survey_at = now
-            if self._is_decided():
+            if self._is_over():
                 return True
         if depth.waiting or depth.delayed:
             self._idle_since = None
@@ -204,6 +211,18 @@ class Policy:
             return False
         self._asked_roster_at = now
         return not self._is_to_stay()
+
+    def _is_over(self) -> bool:
+        """Tell whether all is decided that there was to do in the time of this worker."""
+        batches = set(self._survey.manifests())
+        if not batches:
+            return False
+        if not self._survey.is_decided():
+            self._seen_work = True
+            return False
+        if self._decided_batches is None:
+            self._decided_batches = batches
+        return self._seen_work or batches != self._decided_batches
 
     def _is_decided(self) -> bool:
         return bool(self._survey.manifests()) and self._survey.is_decided()

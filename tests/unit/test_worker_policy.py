@@ -30,13 +30,14 @@ class Batches:
 
     def __init__(self) -> None:
         self.some = True
+        self.names = ["batch"]
         self.decided = False
         self.being_queued = False
         self.asked = 0
 
     def manifests(self) -> dict[str, list[None]]:
         self.asked += 1
-        return {"batch": [None]} if self.some else {}
+        return {name: [None] for name in self.names} if self.some else {}
 
     def is_decided(self) -> bool:
         return self.decided
@@ -218,6 +219,40 @@ class TestIdleness:
         scene.batches.decided = True
 
         assert scene.looks(SOMETHING, NOTHING) == [False, True]
+
+    def test_a_worker_that_comes_after_all_was_decided_waits_for_what_is_queued_next(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=600)
+        scene.batches.decided = True
+
+        assert scene.looks(*[NOTHING] * 31) == [False] * 30 + [True]
+
+    def test_then_it_leaves_when_its_jobs_are_decided(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=600)
+        scene.batches.decided = True
+        assert not any(scene.looks(*[NOTHING] * 4))
+
+        scene.policy.leased(1)
+
+        assert scene.looks(NOTHING) == [True]
+
+    def test_or_when_those_are_decided_that_others_have_run_meanwhile(self) -> None:
+        # given a worker that has found all to be decided
+        scene = Scene(stop_on_empty=False, idle_s=600)
+        scene.batches.decided = True
+        assert not any(scene.looks(*[NOTHING] * 4))
+
+        # when there is one batch more, of whose jobs it has seen nothing
+        scene.batches.names.append("another")
+
+        assert any(scene.looks(*[NOTHING] * 3))
+
+    def test_or_when_a_batch_is_decided_that_was_not_when_it_came(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=600)
+        assert not any(scene.looks(*[NOTHING] * 4))
+
+        scene.batches.decided = True
+
+        assert any(scene.looks(*[NOTHING] * 3))
 
     def test_without_a_batch_it_leaves_only_after_its_time(self) -> None:
         scene = Scene(stop_on_empty=False, idle_s=100)
