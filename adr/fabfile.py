@@ -80,9 +80,10 @@ def start(c: Connection, runner_id: str) -> None:
         aws = AwsConnection(runner_id)
         lent = lend(aws, _SPEC.credential_hours)
         host = SshHost(remote, runner_id)
-        host.hand_over(lent, aws.region)
         words = process_words(runner_id, WorkerOptions(keep=True), host=remote.name)
-        host.start(words, endpoints(os.environ))
+        with host.withdrawing():
+            host.hand_over(lent, aws.region)
+            host.start(words, endpoints(os.environ))
         if lent.ends_at is not None:
             end = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(lent.ends_at))
             print(f"{remote.name}: started; start it again before {end}, when its credentials end")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from adr.access import Lent, lend, own_keys
 from adr.aws import Connection
 from adr.errors import NotFound, PartialFailure, UsageError
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport, process_words
+from adr.fleets.pipoptions import pip_words
 from adr.fleets.specs import SshSpec
 from adr.fleets.sshhost import SshHost, endpoints
 from adr.hostkeys import KnownHosts
@@ -103,7 +103,7 @@ class SshFleet:
         login = _login(spec)
         for host in hosts:
             connect(host, login, self._known_hosts, spec.timeout_s)
-        _words(spec.pip_options)
+        pip_words(spec.pip_options)
         if spec.setup is not None and not os.access(spec.setup, os.R_OK):
             raise UsageError(f"cannot read the setup script {spec.setup}: check its name")
         lines = [("hosts", ", ".join(hosts))]
@@ -128,6 +128,7 @@ class SshFleet:
         hours = None if spec.copy_credentials else spec.credential_hours
         lent = self._lent(hours)
         wheel = None if spec.renew else pack_wheel()
+        words = pip_words(spec.pip_options)
         script = spec.setup.read_bytes() if spec.setup is not None else None
         known = {entry.host: entry for entry in self._entries()}
         started: dict[str, bool] = {}
@@ -135,23 +136,32 @@ class SshFleet:
         def work(remote: Remote) -> Host:
             host = self._host(remote)
             if wheel is not None:
-                host.install(wheel, _words(spec.pip_options))
-            host.hand_over(lent, self._connection.region)
-            if wheel is not None:
+                host.install(wheel, words)
+            login = self._login_of(remote.name, _login(spec), known)
+            before = known.get(remote.name)
+            entry = _Entry(
+                remote.name,
+                remote.user,
+                login.key_filename,
+                before.since if before is not None else time.time(),
+                hours,
+                lent.ends_at,
+                stopped=before is None or before.stopped,
+            )
+            if spec.remember:
+                # First, so that whatever is handed over is cleared with the host.
+                self._remember(entry)
+            with host.withdrawing():
+                host.hand_over(lent, self._connection.region)
+                if wheel is None:
+                    return entry.as_host()
                 if script is not None:
                     host.set_up(script)
-                words = process_words(self._connection.runner_id, spec.worker, host=remote.name)
-                started[remote.name] = host.start(words, endpoints(os.environ))
-            login = self._login_of(remote.name, _login(spec), known)
-            entry = _Entry(
-                remote.name, remote.user, login.key_filename, time.time(), hours, lent.ends_at
-            )
-            before = known.get(remote.name)
-            if before is not None and not started.get(remote.name):
-                entry = replace(entry, since=before.since, stopped=spec.renew and before.stopped)
-            if spec.remember and (before is not None or not spec.renew):
-                self._remember(entry)
-            return entry.as_host()
+                command = process_words(self._connection.runner_id, spec.worker, host=remote.name)
+                started[remote.name] = host.start(command, endpoints(os.environ))
+            since = time.time() if started[remote.name] else entry.since
+            entry = replace(entry, since=since, stopped=False)
+            return self._remember(entry) if spec.remember else entry.as_host()
 
         def reach(name: str) -> Remote:
             login = self._login_of(name, _login(spec), known)
@@ -288,15 +298,6 @@ def _entry(data: Mapping[str, object]) -> _Entry:
 
 def _login(spec: SshSpec) -> Login:
     return Login(spec.user, spec.password, spec.key_filename)
-
-
-def _words(options: str) -> list[str]:
-    try:
-        return shlex.split(options)
-    except ValueError as error:
-        raise UsageError(
-            f"cannot read the options of pip, {options!r}: {str(error).lower()}"
-        ) from error
 
 
 def _about(lent: Lent, is_copied: bool) -> str:

@@ -11,14 +11,15 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
 
 from adr.access import Lent, config_text, process_json
-from adr.errors import ServiceError
+from adr.errors import AdrError, ServiceError, Unavailable
 from adr.remote import CommandFailed, Finished, Remote
 from adr.wheel import CONSTRAINTS, Wheel, pack_wheel
 
@@ -109,6 +110,19 @@ class SshHost:
         self._remote.write(path, process_json(lent).encode())
         config = config_text(shlex.join(["cat", self._there(path)]), region)
         self._remote.write(self._folder / "aws.conf", config.encode())
+
+    @contextmanager
+    def withdrawing(self) -> Iterator[None]:
+        """Take the credentials back where what is done within fails and no worker has them."""
+        try:
+            yield
+        except Unavailable:
+            raise
+        except AdrError:
+            # What went wrong first is more important to hear.
+            with suppress(AdrError):
+                self._run(["withdraw", self._key], "take the credentials back")
+            raise
 
     def set_up(self, script: bytes) -> None:
         """Run the user's script, unless that very script has been run."""

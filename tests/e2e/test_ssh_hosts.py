@@ -241,9 +241,37 @@ def test_no_other_adr_is_installed_under_a_worker_that_runs(fleet, sshd, host, i
 
     told = other.launch(status=1)
 
-    assert "a worker runs here with another version of adr" in told["failed"]["lab"]
+    assert "a worker runs with another version of adr" in told["failed"]["lab"]
     assert fleet.runner in told["failed"]["lab"]
     assert lives(pid_of(sshd, fleet))
+
+
+def test_no_other_adr_is_installed_under_a_worker_of_another_node_with_the_same_home(
+    fleet, sshd, host
+):
+    # Given a home with a worker of another machine, whose number means nothing here
+    fleet.launch()
+    fleet("stop")
+    mark(sshd).write_text("another")
+    away = folder_of(sshd, fleet).parent / "away"
+    away.mkdir()
+    for name in ("worker.pid", "alive"):
+        (away / name).write_text("1\n")
+
+    # Then it counts as long as it gives signs of life
+    told = fleet.launch(status=1)
+    assert "a worker runs with another version of adr" in told["failed"]["lab"]
+    assert f"{fleet.runner}/away" in told["failed"]["lab"]
+    hour_ago = time.time() - 3600
+    os.utime(away / "alive", (hour_ago, hour_ago))
+    fleet.launch()
+
+    # Or until it has ended
+    fleet("stop")
+    mark(sshd).write_text("another")
+    os.utime(away / "alive")
+    (away / "worker.exit").write_text("0\n")
+    fleet.launch()
 
 
 def test_a_worker_that_ends_at_once_is_told_with_what_it_said(fleet, sshd, host):
@@ -255,6 +283,55 @@ def test_a_worker_that_ends_at_once_is_told_with_what_it_said(fleet, sshd, host)
     assert re.search(
         r"cannot start the worker: .* /.*/work: .* with status [12]", told["failed"]["lab"]
     )
+    assert fleet.hosts()["lab"]["state"] == "stopped"
+
+
+def test_a_host_that_failed_half_way_has_no_credentials_and_is_cleared(fleet, sshd, host):
+    fleet.shell.write({"setup.sh": "#!/bin/sh\ncat ~/.adr/*/credentials.json >~/had; exit 4"})
+
+    told = fleet.launch("--setup=setup.sh", status=1)
+
+    assert list(told["failed"]) == ["lab"]
+    assert "SecretAccessKey" in (sshd.home / "had").read_text(), "failed too early"
+    assert not credentials(sshd, fleet).exists()
+    assert fleet.hosts()["lab"]["state"] == "stopped"
+    fleet.shell("destroy", "--yes", fleet.runner)
+    assert not (sshd.home / ".adr" / fleet.runner).exists()
+
+
+def test_a_host_that_is_lost_half_way_is_known_and_cleared_later(fleet, sshd, host, wait_for):
+    fleet.shell.write({"setup.sh": "#!/bin/sh\ntouch ~/reached; sleep 600"})
+    launching = fleet.begin("launch", "--hosts=lab", *fleet.install, "--setup=setup.sh")
+    wait_for((sshd.home / "reached").exists, 100)
+
+    sshd.drop_connections()
+
+    assert "connection was lost" in fleet.end(launching, status=1)["failed"]["lab"]
+    sshd.kill_processes()
+    assert credentials(sshd, fleet).exists()
+    fleet.shell("destroy", "--yes", fleet.runner)
+    assert not (sshd.home / ".adr" / fleet.runner).exists()
+
+
+def test_a_set_up_that_fails_takes_nothing_from_a_worker_that_runs(fleet, sshd, host):
+    fleet.launch("--keep")
+    fleet.shell.write({"setup.sh": "#!/bin/sh\nexit 4"})
+
+    fleet("prepare", "--setup=setup.sh", *fleet.install, status=1)
+
+    assert lives(pid_of(sshd, fleet))
+    assert credentials(sshd, fleet).exists()
+    assert fleet.hosts()["lab"]["state"] == "running"
+
+
+@pytest.mark.parametrize("verb", ["launch", "prepare"])
+def test_a_login_in_the_options_of_pip_is_refused_and_not_repeated(fleet, sshd, host, verb):
+    options = "--pip-options=--index-url=https://me:open-sesame@index.example/simple"
+
+    fleet(verb, "--hosts=lab", options, status=2)
+
+    assert "an address in --pip-options holds a user name or a password" in fleet.err
+    assert "sesame" not in fleet.err
     assert fleet.hosts() == {}
 
 

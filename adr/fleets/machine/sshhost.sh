@@ -19,6 +19,7 @@ mark=$env/.adr-wheel
 node=$(uname -n)
 stop_within_s=60
 reach_within_s=60
+silent_min=15
 
 fail() {
     echo "$*" >&2
@@ -44,6 +45,20 @@ is_running() {
         words=$(ps -ww -o args= -p "$pid" 2>/dev/null)
     fi
     case "$words " in *" process "*"--workingdir=$1/work "*) return 0 ;; esac
+    return 1
+}
+
+# The first of these folders with a worker that runs. One of another machine shows no process
+# here: it counts unless it has ended, or has been silent for long.
+find_worker() {
+    for folder in "$@"; do
+        if [ "${folder##*/}" = "$node" ]; then
+            if is_running "$folder"; then return 0; fi
+        elif [ -e "$folder/worker.pid" ] && [ ! -e "$folder/worker.exit" ] &&
+            [ -n "$(find "$folder/alive" -mmin "-$silent_min" 2>/dev/null)" ]; then
+            return 0
+        fi
+    done
     return 1
 }
 
@@ -121,11 +136,9 @@ install() {
     lock
     before=$(cat "$mark" 2>/dev/null)
     if [ "$before" != "$sha256" ]; then
-        for file in "$top"/*/"$node"/worker.pid; do
-            if is_running "${file%/*}"; then
-                fail "a worker runs here with another version of adr (${file%/*}): stop it first"
-            fi
-        done
+        if find_worker "$top"/*/*; then
+            fail "a worker runs with another version of adr ($folder): stop it first"
+        fi
     fi
     if ! command -v dtach >/dev/null; then
         # A convenience: without it nobody can attach to the worker, which runs all the same.
@@ -150,6 +163,15 @@ install() {
 
 run_pip() {
     "$env/bin/python" -m pip --disable-pip-version-check install -q "$@" </dev/null || exit 1
+}
+
+# Remove the credentials of a runner unless a worker has them, here or on another node of the
+# same home: withdraw RUNNER
+withdraw() {
+    lock
+    if ! find_worker "$top/$1"/*; then
+        rm -f "$top/$1/credentials.json" "$top/$1/aws.conf"
+    fi
 }
 
 # Run the user's own script once: setup RUNNER SHA256
