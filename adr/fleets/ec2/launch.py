@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adr.access import ensure_profile
 from adr.aws import Connection
+from adr.errors import AdrError
 from adr.fleets.base import HostState, LaunchReport
 from adr.fleets.ec2.groups import ensure_group, own_address
 from adr.fleets.ec2.instances import as_host, await_states, find, state_of, why_it_ended
@@ -47,10 +48,16 @@ def carry_out(
             instances = list(before.instances)
             if instances:
                 report.notes.append(
-                    f"{len(instances)} instances are those of an earlier launch that was cut "
-                    f"off: launch again for more"
+                    f"{len(instances)} instances are those of an identical launch "
+                    f"{_ago(before.age_s)} that was cut off or is under way; nothing else was "
+                    f"launched: launch again for more"
                 )
             else:
+                if before.age_s is not None:
+                    report.notes.append(
+                        f"an identical launch {_ago(before.age_s)} was cut off or is under way, "
+                        f"and this one launches the same instances: launch again for more"
+                    )
                 order = _prepared(connection, store, draft, ec2)
                 sender = Sender(ec2, region, order, before.token, launched, report.notes)
                 instances = sender.send()
@@ -79,6 +86,10 @@ def _prepared(connection: Connection, store: ObjectStore, draft: Draft, ec2: EC2
     return order
 
 
+def _ago(age_s: float | None) -> str:
+    return f"of {age_s or 0:.0f} s ago"
+
+
 def _await_running(
     ec2: EC2Client,
     region: str,
@@ -88,14 +99,20 @@ def _await_running(
     progress: Progress,
 ) -> None:
     """Wait until instances run, and add them to a report; those that do not with their reason."""
-    known = await_states(
-        ec2,
-        instances,
-        lambda state: state not in _ON_THE_WAY,
-        progress,
-        _RUNNING_WITHIN_S,
-        region,
-    )
+    try:
+        known = await_states(
+            ec2,
+            instances,
+            lambda state: state not in _ON_THE_WAY,
+            progress,
+            _RUNNING_WITHIN_S,
+            region,
+        )
+    except AdrError as error:
+        # They are launched all the same, and cost money: whoever has asked for them is told.
+        report.notes.append(f"whether {', '.join(instances)} run is not known: {error}")
+        report.hosts += [as_host({"InstanceId": name}, fleet) for name in instances]
+        return
     late = []
     for name in instances:
         instance = known.get(name, {"InstanceId": name})

@@ -46,6 +46,8 @@ class Noted:
     token: str
     #: Ids of the instances that it has launched already.
     instances: tuple[str, ...] = ()
+    #: How long ago it was noted by another; None: just now, for this launch.
+    age_s: float | None = None
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def _found(store: ObjectStore, wish: str, launched: Launched) -> Noted | None:
             seen = launched(token)
             alive = [each["InstanceId"] for each in seen if state_of(each) not in _GONE]
             if alive or (not seen and document.age_s < _VISIBLE_AFTER_S):
-                return Noted(token, tuple(alive))
+                return Noted(token, tuple(alive), document.age_s)
         elif not same and document.age_s < _FORGOTTEN_AFTER_S:
             continue
         # Too old, or what came of it has ended by now.

@@ -116,7 +116,7 @@ def make_plan(
         own_profile=not spec.prepare and spec.instance_profile is None,
         wheel=wheel,
         setup=setup,
-        fingerprint=fingerprint(spec, setup and setup[1], owner),
+        fingerprint=fingerprint(spec, setup and setup[1], _without_session(owner)),
     )
     planner.try_out(draft)
     zones = [subnet.zone for subnet in subnets]
@@ -350,6 +350,12 @@ class _Planner:
             if order.is_fleet:
                 _dry_run(ec2.create_launch_template, launch_template(order, _NO_TOKEN))
                 _dry_run(ec2.create_fleet, create_fleet(order, _NO_TOKEN, order.n, order.spot))
+
+
+def _without_session(owner: str) -> str:
+    """Return an owner without the name of a session, which botocore makes from the time."""
+    start, role, rest = owner.partition(":assumed-role/")
+    return start + role + rest.partition("/")[0]
 
 
 def _dry_run(call: Callable[..., object], request: dict[str, Any]) -> None:

@@ -10,12 +10,15 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as core
 
 from adr.aws import error_code, is_denied
 from adr.errors import AdrError, ServiceError
+from adr.fleets.base import HostState
+from adr.fleets.ec2.instances import market, state_of
 from adr.fleets.ec2.refusals import is_open, is_unknown_yet, reason, refusals
 from adr.fleets.ec2.requests import (
     Order,
@@ -36,6 +39,9 @@ _log = logging.getLogger(__name__)
 _KNOWN_WITHIN_S = 60.0
 _PAUSE_FIRST_S = 0.5
 _PAUSE_AT_MOST_S = 5.0
+#: Looks for instances that an answer does not name: some seconds in all.
+_LOOKS = 4
+_GONE = (HostState.ENDING, HostState.ENDED)
 _LACK = "InsufficientInstanceCapacity"
 #: The request was carried out before, in other words.
 _MISMATCH = "IdempotentParameterMismatch"
@@ -111,10 +117,8 @@ class Sender:
         self._make_template()
         try:
             found = self._spot_or_nothing() if order.fallback else self._fleet(order.n, order.spot)
-            missing = order.n - len(found)
-            if missing and order.fallback:
-                self.notes.append(f"{missing} of {order.n} instances are on demand, not spot")
-                found += self._fleet(missing, spot=False)
+            if order.fallback and len(found) < order.n:
+                found += self._on_demand(order.n - len(found), needed=not found)
         finally:
             self._remove_template()
         if not found:
@@ -130,6 +134,37 @@ class Sender:
                 raise
             self.notes.append(str(error))
             return []
+
+    def _on_demand(self, n: int, needed: bool) -> list[str]:
+        """Return instances that stand in for spot instances; raises only where they are needed."""
+        try:
+            found = self._fleet(n, spot=False)
+        except AdrError as error:
+            if needed:
+                raise
+            found = self._seen(spot=False, looks=_LOOKS if is_open(error) else 1)
+            if len(found) < n:
+                self.notes.append(str(error))
+        if found:
+            self.notes.append(f"{len(found)} of {self.order.n} instances are on demand, not spot")
+        return found
+
+    def _seen(self, spot: bool, looks: int = _LOOKS) -> list[str]:
+        """Return what this launch has launched, as EC2 shows it."""
+        kind = "spot" if spot else "on-demand"
+        found: list[str] = []
+        for _ in islice(_tries(), looks):
+            try:
+                found = [
+                    each["InstanceId"]
+                    for each in self.launched(self.token)
+                    if market(each) == kind and state_of(each) not in _GONE
+                ]
+            except AdrError as error:
+                _log.warning("what was launched is not known: %s", error)
+            if found:
+                break
+        return found
 
     def _fleet(self, n: int, spot: bool) -> list[str]:
         errors: Sequence[CreateFleetErrorTypeDef] = ()
@@ -156,6 +191,9 @@ class Sender:
         else:
             found = []
         self.notes += self._sentences(errors)
+        if not found and not errors:
+            # A request that was repeated may be answered without what the first one gave.
+            found = self._seen(spot)
         if not found and not errors:
             self.notes.append("EC2 has launched none and does not say why: try again later")
         return found
