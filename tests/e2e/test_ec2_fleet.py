@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,8 +18,9 @@ from types import SimpleNamespace
 import boto3
 import pytest
 
+from adr.access import profile_left
 from adr.aws import Connection
-from adr.errors import AdrError, PartialFailure, ServiceError, Unavailable, UsageError
+from adr.errors import AdrError, Denied, PartialFailure, ServiceError, Unavailable, UsageError
 from adr.fleets.base import Demand, HostState, Pausable
 from adr.fleets.ec2.fleet import Ec2Fleet
 from adr.fleets.ec2.orphans import orphans
@@ -575,7 +577,8 @@ def test_a_launch_that_is_repeated_takes_over_what_it_has_launched(made, monkeyp
     report = again.launch(again.plan(Ec2Spec(n=2), Demand()), SILENT)
 
     assert {host.name for host in report.hosts} == {each["InstanceId"] for each in made.instances()}
-    assert "2 instances are those of an earlier launch that was cut off" in report.notes[0]
+    assert "2 instances are those of an identical launch of " in report.notes[0]
+    assert "nothing else was launched: launch again for more" in report.notes[0]
     assert len(made.instances()) == 2
     assert list(made.store.list(LAUNCHES)) == []
     # And what is asked for after that is new.
@@ -595,6 +598,8 @@ def test_a_launch_whose_request_was_lost_is_sent_again_under_the_same_token(made
 
     first, second, third = sent
     assert first["ClientToken"] == third["ClientToken"] != second["ClientToken"]
+    assert other.notes == []
+    assert "this one launches the same instances: launch again for more" in report.notes[0]
     assert (len(other.hosts), len(report.hosts)) == (1, 2)
 
 
@@ -610,6 +615,41 @@ def test_a_launch_whose_instances_have_ended_is_a_new_one(made, monkeypatch):
 
     assert [host.name for host in report.hosts] != [old["InstanceId"]]
     assert [host.name for host in report.hosts] == [each["InstanceId"] for each in made.instances()]
+
+
+def test_instances_that_cannot_be_waited_for_are_told_all_the_same(made):
+    plan = made.fleet.plan(Ec2Spec(n=2), Demand())
+    sent = record(made.proxy, "ec2.RunInstances")
+
+    def is_asked(call):
+        return sent and call.name == "ec2.DescribeInstances"
+
+    made.proxy.fail(is_asked, 403, "UnauthorizedOperation", times=1)
+
+    report = made.fleet.launch(plan, SILENT)
+
+    assert {host.name for host in report.hosts} == {each["InstanceId"] for each in made.instances()}
+    assert len(report.hosts) == 2
+    assert {host.state for host in report.hosts} == {HostState.UNKNOWN}
+    assert re.search("whether i-.* run is not known: cannot list the instances", report.notes[0])
+
+
+def test_a_new_session_of_the_same_role_has_the_same_wish(made):
+    def wish(session: str) -> str:
+        arn = f"arn:aws:sts::123456789012:assumed-role/{session}"
+        answer = xml(
+            "<GetCallerIdentityResponse><GetCallerIdentityResult>"
+            f"<Arn>{arn}</Arn><UserId>u</UserId><Account>123456789012</Account>"
+            "</GetCallerIdentityResult></GetCallerIdentityResponse>"
+        )
+        made.proxy.before("sts.GetCallerIdentity", lambda call: answer, times=1)
+        plan = made.fleet.plan(Ec2Spec(), Demand())
+        assert plan.data["tags"]["Owner"] == arn
+        return plan.request.fingerprint
+
+    first = wish("dev/botocore-session-1700000000")
+    assert wish("dev/botocore-session-1700000099") == first
+    assert wish("admin/botocore-session-1700000000") != first
 
 
 # Several types and spot instances
@@ -702,6 +742,48 @@ def test_on_demand_instances_stand_in_for_missing_spot_instances(made):
         for each in made.ec2.describe_launch_templates()["LaunchTemplates"]
     ]
     assert names == []
+
+
+def one_of(n: int):
+    """Return a rule that gives one instance, whatever is asked for."""
+
+    def fewer(call):
+        call.body = re.sub(rb"(TotalTargetCapacity=)\d+", b"\\g<1>%d" % n, call.body)
+
+    return fewer
+
+
+def test_spot_instances_are_kept_where_no_others_can_be_had_in_their_stead(made):
+    made.proxy.before(is_real("ec2.CreateFleet", **{ON_DEMAND: "spot"}), one_of(1), times=1)
+    made.proxy.fail(
+        is_real("ec2.CreateFleet", **{ON_DEMAND: "on-demand"}), 400, "VcpuLimitExceeded"
+    )
+
+    report = launch(made, Ec2Spec(n=3, spot=True, fallback=True))
+
+    assert [host.market for host in report.hosts] == ["spot"]
+    assert {host.name for host in report.hosts} == {each["InstanceId"] for each in made.instances()}
+    assert re.search("quota of this account .* is used up", report.notes[0])
+    assert report.notes[1:] == ["1 of 3 instances were to be had"]
+    assert list(made.store.list(LAUNCHES)) == []
+
+
+def test_a_repeated_fleet_that_names_no_instances_is_looked_for(made):
+    none = xml(NONE_LAUNCHED.format(""))
+    # Its first answer is lost, and the second one is empty.
+    made.proxy.lose_answer(is_real("ec2.CreateFleet"), times=1)
+    calls = []
+
+    def again(call):
+        calls.append(call)
+        return none if len(calls) > 1 else None
+
+    made.proxy.before(is_real("ec2.CreateFleet"), again)
+
+    report = launch(made, Ec2Spec(n=2, spot=True))
+
+    assert {host.name for host in report.hosts} == {each["InstanceId"] for each in made.instances()}
+    assert (len(report.hosts), report.notes) == (2, [])
 
 
 def test_a_role_that_a_fleet_does_not_know_yet_is_waited_for(made):
@@ -867,6 +949,40 @@ def test_what_cannot_be_removed_is_named(made):
 
     with pytest.raises(ServiceError, match="lack the permission ec2:DeleteSecurityGroup"):
         made.fleet.dissolve(SILENT)
+
+
+def test_the_role_goes_also_where_ec2_may_not_be_looked_at(made):
+    launch(made, Ec2Spec())
+    made.fleet.terminate(made.fleet.hosts(), SILENT)
+    made.proxy.fail("ec2.DescribeInstances", 403, "UnauthorizedOperation", times=1)
+
+    with pytest.raises(Denied, match="lack the permission ec2:DescribeInstances"):
+        made.fleet.dissolve(SILENT)
+    assert profile_left(Connection(made.id)) == []
+
+
+def test_iam_is_asked_again_where_it_still_shows_a_role_that_is_gone(made):
+    launch(made, Ec2Spec())
+    made.fleet.terminate(made.fleet.hosts(), SILENT)
+    answers = []
+    made.proxy.after("iam.GetRole", lambda call: answers.append(call.answer))
+    profile_left(Connection(made.id))
+    [old] = answers
+    removed = []
+    made.proxy.after("iam.DeleteRole", lambda call: removed.append(call))
+    stale = []
+
+    def show(call):
+        if removed and len(stale) < 2:
+            stale.append(call)
+            return old
+        return None
+
+    made.proxy.before("iam.GetRole", show)
+
+    made.fleet.dissolve(SILENT)
+
+    assert len(stale) == 2
 
 
 def test_who_may_not_look_for_roles_can_still_destroy(made):

@@ -16,10 +16,11 @@ from botocore import exceptions as core
 
 from adr.access import profile_left, remove_profile
 from adr.aws import Connection, error_code, is_denied
-from adr.errors import AdrError, ServiceError
+from adr.errors import AdrError, Denied, ServiceError
 from adr.fleets.base import HostState
 from adr.fleets.ec2.instances import find, state_of
 from adr.fleets.ec2.refusals import refusals
+from adr.role import tries
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -49,8 +50,26 @@ def remove_leftovers(
     ------
     AdrError
         If something is left: what, and how to remove it.
+    Denied
+        If these credentials may not look at EC2 or remove something there; the role is gone.
     """
-    runner_id = connection.runner_id
+    try:
+        left = _on_ec2(ec2, connection.runner_id, region, within_s)
+    except Denied as denied:
+        # Who may not look at EC2 may have made the role, which is the part with rights.
+        if role := _role(connection):
+            raise AdrError(f"{denied}; and there is still left: {', '.join(role)}") from denied
+        raise
+    left += _role(connection)
+    if left:
+        raise AdrError(
+            f"of the runner {connection.runner_id} there is still left in {region}: "
+            f"{', '.join(left)}; try again in a few minutes, or remove that in the AWS console"
+        )
+
+
+def _on_ec2(ec2: EC2Client, runner_id: str, region: str, within_s: float) -> list[str]:
+    """Remove what can be removed until there is nothing, or time is up; return what is left."""
     deadline, pause_s = time.monotonic() + within_s, _PAUSE_FIRST_S
     while True:
         alive = _instances(ec2, runner_id, region)
@@ -60,12 +79,7 @@ def remove_leftovers(
             break
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _PAUSE_AT_MOST_S)
-    left = [*alive, *left, *_role(connection)]
-    if left:
-        raise AdrError(
-            f"of the runner {runner_id} there is still left in {region}: {', '.join(left)}; try "
-            f"again in a few minutes, or remove that in the AWS console"
-        )
+    return [*alive, *left]
 
 
 def _instances(ec2: EC2Client, runner_id: str, region: str) -> list[str]:
@@ -138,4 +152,10 @@ def _role(connection: Connection) -> list[str]:
         _log.warning("whether the runner has a role is not known: %s", error)
         return []
     remove_profile(connection)
-    return profile_left(connection)
+    left: list[str] = []
+    for _ in tries():
+        # IAM goes on showing what is gone for some seconds.
+        left = profile_left(connection)
+        if not left:
+            break
+    return left
