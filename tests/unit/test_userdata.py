@@ -63,6 +63,8 @@ class Place:
         self.calls_file = folder / "calls"
         #: Answer of ``systemctl is-system-running``.
         self.state = "running"
+        #: What ``systemctl show`` says of the worker: with which status it has ended.
+        self.status = "1"
         #: First words of a call of ``systemctl`` that fails.
         self.failing = "nothing"
         self.units.mkdir()
@@ -71,6 +73,7 @@ class Place:
             "bin/systemctl",
             f'echo "$*" >>"{self.calls_file}"\n'
             '[ "$1" != is-system-running ] || echo "$STATE"\n'
+            '[ "$1" != show ] || echo "$STATUS"\n'
             'case "$*" in "$FAILING"*) exit 1 ;; esac\n',
         )
 
@@ -87,6 +90,7 @@ class Place:
             ("/opt/adr", self.folder / "opt"),
             ("/run/adr", self.run_folder / "adr"),
             ("/proc/uptime", self.folder / "uptime"),
+            ("/var/log/adr-failed.log", self.folder / "failed.log"),
             ("/etc/needrestart", self.folder / "needrestart"),
             ("cd /root", f"cd {self.folder}"),
         ):
@@ -103,6 +107,7 @@ class Place:
         variables = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "STATE": self.state,
+            "STATUS": self.status,
             "FAILING": self.failing,
             **env,
         }
@@ -118,7 +123,7 @@ class Place:
             return []
         lines = self.calls_file.read_text().splitlines()
         self.calls_file.unlink()
-        return [line for line in lines if line != "is-system-running"]
+        return [line for line in lines if not line.startswith(("is-system-running", "show "))]
 
 
 @pytest.fixture
@@ -145,11 +150,10 @@ class TestItsForm:
         assert len(user_data(machine)) <= LARGEST_BYTES
 
     def test_what_is_too_long_in_plain_text_is_compressed(self) -> None:
-        assert user_data(MACHINE).startswith(b"#!/bin/bash\n")
-        long = replace(MACHINE, pip_options="--find-links /wheels/0123456789 " * 200)
+        assert user_data(replace(MACHINE, prepare=True)).startswith(b"#!/bin/bash\n")
 
-        assert user_data(long)[:2] == b"\x1f\x8b"
-        assert user_data(long) == user_data(long)
+        assert user_data(FULL)[:2] == b"\x1f\x8b"
+        assert user_data(FULL) == user_data(FULL)
 
     def test_what_is_too_long_all_the_same_is_refused(self) -> None:
         noise = " ".join(f"--find-links=/{os.urandom(16).hex()}" for _ in range(1000))
@@ -390,7 +394,7 @@ class TestTheEndOfTheWorker:
         [
             ("exited", "0", "running", True),
             ("exited", "0", "degraded", True),
-            ("exited", "2", "running", True),
+            ("exited", "2", "running", False),
             ("exited", "1", "running", False),
             ("exited", "130", "running", False),
             ("exited", "143", "running", False),
@@ -409,6 +413,61 @@ class TestTheEndOfTheWorker:
         place.run(place.lib / "worker-ended.sh", EXIT_CODE=code, EXIT_STATUS=status)
 
         assert place.calls == (["poweroff"] if ends else [])
+
+
+class TestAWorkerThatHasFailedForGood:
+    def fail(self, place: Place, machine: Machine = MACHINE) -> None:
+        place.boot(machine)
+        place.calls_file.unlink()
+        place.program("bin/journalctl", 'echo "the last of $*"\n')
+        # The key and the content of what is stored.
+        place.program("opt/bin/python", f'echo "$4 $(cat "$5")" >"{place.folder}/stored"\n')
+        place.run(place.lib / "worker-failed.sh")
+
+    def test_it_is_one_that_ends_again_and_again_or_whom_no_other_try_helps(
+        self, place: Place
+    ) -> None:
+        place.boot(MACHINE)
+
+        lines = (place.units / "adr-worker.service").read_text().splitlines()
+        assert "OnFailure=adr-failed.service" in lines
+        assert "StartLimitIntervalSec=3600" in lines
+        assert "StartLimitBurst=20" in lines
+        assert "RestartPreventExitStatus=2" in lines
+        assert "lib/worker-failed.sh" in (place.units / "adr-failed.service").read_text()
+
+    @pytest.mark.parametrize("status", ["1", "2"])
+    def test_what_it_has_said_is_stored_and_the_machine_ends(
+        self, place: Place, status: str
+    ) -> None:
+        place.status = status
+
+        self.fail(place)
+
+        key, _, said = (place.folder / "stored").read_text().strip().partition(" ")
+        assert key == "_workers/setup/@INSTANCE@.log"
+        assert said == "the last of -q -u adr-worker.service -n 100 --no-pager"
+        assert place.calls == ["poweroff"]
+
+    def test_while_the_machine_is_switched_off_nothing_is_said(self, place: Place) -> None:
+        place.state = "stopping"
+
+        self.fail(place)
+
+        assert not (place.folder / "stored").exists()
+        assert place.calls == []
+
+    @pytest.mark.parametrize(("status", "again"), [("1", True), ("2", False)])
+    def test_a_machine_to_keep_stays_and_goes_on_trying_what_may_help(
+        self, place: Place, status: str, again: bool
+    ) -> None:
+        place.status = status
+
+        self.fail(place, replace(MACHINE, worker=KEEP))
+
+        assert (place.folder / "stored").exists()
+        tried = ["reset-failed adr-worker.service", "start --no-block adr-worker.service"]
+        assert place.calls == (tried if again else [])
 
 
 class TestTheSetUp:

@@ -38,8 +38,9 @@ _UNITS = "/etc/systemd/system"
 _WATCH = ("deadman.sh", "adr-deadman.service", "adr-deadman.timer")
 _WORK = (
     *("store.py", "setup.sh", "setup-ended.sh"),
-    *("worker-before.sh", "worker.sh", "worker-ended.sh", "guard.sh"),
-    *("adr-setup.service", "adr-worker.service", "adr-guard.service", "adr-guard.timer"),
+    *("worker-before.sh", "worker.sh", "worker-ended.sh", "worker-failed.sh", "guard.sh"),
+    *("adr-setup.service", "adr-worker.service", "adr-failed.service"),
+    *("adr-guard.service", "adr-guard.timer"),
 )
 _VOLUMES = ("volumes.py",)
 #: For the worker to drain and leave before the machine is switched off under it.
