@@ -744,6 +744,19 @@ class TestTheWatch:
         assert folder.stat().st_mode & 0o777 == 0o777
         assert (folder / "alive").stat().st_mode & 0o666 == 0o666
 
+    def test_a_machine_to_prepare_ends_when_its_worker_has_left(self, place: Place) -> None:
+        prepared = replace(MACHINE, prepare=True)
+        assert self.look(place, prepared) == []
+        (place.run_folder / "adr" / "left").touch()
+
+        assert self.look(place, prepared) == ["poweroff"]
+
+    def test_the_others_end_by_themselves(self, place: Place) -> None:
+        assert self.look(place) == []
+        (place.run_folder / "adr" / "left").touch()
+
+        assert self.look(place) == []
+
     def test_nobody_else_can_wind_up_the_others(self, place: Place) -> None:
         self.look(place)
 

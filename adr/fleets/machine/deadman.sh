@@ -1,7 +1,8 @@
 #!/bin/bash
 # Powers this machine off when its worker has been silent for too long, or its time is over.
 # Knows nothing of adr but one file: a worker writes the boot-time clock into it after each
-# heartbeat. Run every minute.
+# heartbeat. Run every minute. On a machine that was set up over SSH nothing else ends it: there
+# a second file says that the worker has left by itself.
 set -u
 . "${0%/*}/values"
 run=${1:-/run}
@@ -28,7 +29,9 @@ first=$(number "$state/first" 0)
 seen=$(number "$alive" "$(number "$state/seen" "$first")")
 echo "$seen" >"$state/seen"
 
-if [ $((now - seen)) -gt "$SILENCE_S" ]; then
+if [ -n "$PREPARE" ] && [ -e "$run/adr/left" ]; then
+    why="its worker has left"
+elif [ $((now - seen)) -gt "$SILENCE_S" ]; then
     why="its worker has been silent for $((now - seen)) s"
 elif [ -n "$MAX_S" ] && [ $((now - first)) -gt $((MAX_S + GRACE_S)) ]; then
     why="it has run for $((now - first)) s, the limit is $MAX_S s"
