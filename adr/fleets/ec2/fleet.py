@@ -7,6 +7,8 @@ right credentials finds the same instances, and nothing is kept that could be wr
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ec2Fleet"]
 
+_log = logging.getLogger(__name__)
+
+_ID = re.compile(r"i-[0-9a-f]+")
 #: What EC2 takes for a stop or an end of many instances, with room for jobs to be given back.
 _CHANGED_WITHIN_S = 900.0
 _GONE = (None, HostState.ENDED)
@@ -150,6 +155,22 @@ class Ec2Fleet:
             progress.advance()
         finally:
             progress.finish()
+
+    def former(self, name: str) -> Host | None:
+        """Return an instance of this runner that has ended; EC2 knows it for about an hour."""
+        if not _ID.fullmatch(name):
+            return None
+        try:
+            found = find(
+                self._ec2,
+                self._region,
+                instance_id=[name],
+                tag_Runner=[self._connection.runner_id],
+            )
+        except AdrError as error:
+            _log.debug("what became of %s is not known: %s", name, error)
+            return None
+        return next((as_host(each, self.kind) for each in found), None)
 
     def output(self, host: Host) -> bytes:
         """Return what an instance has written on its console; empty where EC2 has nothing."""
