@@ -39,6 +39,12 @@ T = TypeVar("T")
 
 _READERS = 16
 _TIMEOUT_S = SshSpec(hosts=()).timeout_s
+#: What is otherwise with hosts of another fleet, which end themselves.
+_ABOUT_INSTANCES = (
+    "an instance that was prepared ends once its worker has left, and an hour after its worker "
+    "could reach the runner for the last time, as when its credentials have ended: outcomes that "
+    "it has not handed over by then are lost, and those jobs run again"
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,8 @@ class SshFleet:
         ]
         if report.hosts:
             report.notes.append(_about(lent, spec.copy_credentials))
+            if not spec.remember:
+                report.notes.append(_ABOUT_INSTANCES)
         return report
 
     def hosts(self) -> list[Host]:

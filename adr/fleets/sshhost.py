@@ -221,6 +221,7 @@ def _worker_script(seen: _Look, key: str, words: Sequence[str], environ: Mapping
     exports = "\n".join(f"export {name}={shlex.quote(text)}" for name, text in variables.items())
     options = [f"--alive={seen.alive}", f"--workingdir={folder}/{seen.node}/work"]
     command = shlex.join(["adr", words[0], *options, *words[1:]])
+    left = str(PurePosixPath(seen.alive).with_name("left"))
     return f"""#!/bin/sh
 # Written by adr when the worker was set up. A hangup is for the one who was logged in.
 trap '' HUP
@@ -234,4 +235,6 @@ echo $! >worker.pid.new && mv worker.pid.new worker.pid
 wait $!
 status=$?
 if [ "$(cat worker.pid)" = $! ]; then echo $status >worker.exit; fi
+# An instance, whose worker writes signs of life there, ends where its worker has left by itself.
+if [ $status = 0 ]; then : >{shlex.quote(left)}; fi
 """

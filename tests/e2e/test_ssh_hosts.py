@@ -13,6 +13,10 @@ from threading import Event
 
 import pytest
 
+from adr.fleets.base import Demand
+from adr.fleets.specs import SshSpec
+from adr.progress import SILENT
+from adr.runner import open_runner
 from tests.conftest import REGION
 from tests.machines.index import PackageIndex
 from tests.network import Network, require_network
@@ -391,6 +395,17 @@ def test_a_running_worker_takes_up_renewed_credentials(fleet, sshd, host, proxy)
     assert fleet.hosts()["lab"]["state"] == "stopped", "renewing starts nothing"
 
 
+def test_hosts_of_another_fleet_are_not_remembered_and_their_end_is_told(fleet, sshd, host, key):
+    ssh = open_runner(fleet.runner, REGION).fleets["ssh"]()
+    spec = SshSpec(hosts=("lab",), key_filename=str(key), renew=True, remember=False)
+
+    report = ssh.launch(ssh.plan(spec, Demand()), SILENT)
+
+    assert credentials(sshd, fleet).exists()
+    assert fleet.hosts() == {}
+    assert "an hour after its worker could reach the runner" in report.notes[1]
+
+
 def test_own_keys_are_handed_over_only_when_asked_for_and_with_a_warning(fleet, sshd, host):
     told = fleet.launch("--copy-credentials")
 
@@ -413,6 +428,28 @@ def test_the_setup_script_runs_once_before_the_worker_in_its_environment(fleet, 
     for _ in range(2):
         fleet.launch("--setup=setup.sh")
     assert (sshd.home / "ran").read_text() == f"{sshd.home}/.envs/adr/bin/python\n" * 2
+
+
+def test_a_worker_that_has_left_by_itself_says_so_beside_its_sign_of_life(
+    fleet, sshd, host, wait_for
+):
+    left, alive = folder_of(sshd, fleet) / "left", folder_of(sshd, fleet) / "alive"
+
+    # Told to stop, it has not left by itself
+    fleet.launch()
+    assert alive.exists()
+    fleet("stop")
+    assert not left.exists()
+
+    # With nothing left to do it has
+    fleet.queue("a")
+    fleet("start")
+    wait_for(left.exists, 60)
+    assert (folder_of(sshd, fleet) / "worker.exit").read_text() == "0\n"
+
+    # And no more once it is back
+    fleet("prepare", *fleet.install, "--keep")
+    assert not left.exists()
 
 
 def test_what_a_worker_has_said_is_shown(fleet, sshd, host):

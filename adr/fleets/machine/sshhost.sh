@@ -198,7 +198,7 @@ start() {
     fi
     cd "$folder" 2>/dev/null && [ -e worker.sh ] || fail "there is no worker to start: adr prepare sets one up"
     mkdir -p work
-    rm -f worker.pid worker.exit worker.socket
+    rm -f worker.pid worker.exit worker.socket "${alive%/*}/left"
     if [ -e worker.log ]; then mv worker.log worker.log.1; fi
     before=$(cat "$alive" 2>/dev/null)
     umask "$usual"
