@@ -38,10 +38,10 @@ def sshd(key, tmp_path_factory):
     server.start()
     with PackageIndex("127.0.0.1", python_of_hosts()) as index:
         # Fabric's install() has no options for pip: the host has its own settings.
-        words = index.pip_options.split()
+        words = index.find_options.split()
         conf = server.home / ".config/pip/pip.conf"
         conf.parent.mkdir(parents=True)
-        conf.write_text(f"[install]\nno-index = true\nfind-links = {words[2]}\n")
+        conf.write_text(f"[install]\nno-compile = true\nno-index = true\nfind-links = {words[2]}\n")
         yield server
     server.stop()
     server.kill_processes()

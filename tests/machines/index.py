@@ -28,10 +28,12 @@ class PackageIndex:
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         port = self._server.server_address[1]
-        #: Options with which pip installs from here only.
-        self.pip_options = (
+        #: Options with which pip finds packages here and nowhere else.
+        self.find_options = (
             f"--no-index --find-links http://{address}:{port}/ --trusted-host {address}"
         )
+        #: Those to install with: most of what would be compiled is never imported.
+        self.pip_options = f"--no-compile {self.find_options}"
 
     def __enter__(self) -> PackageIndex:
         self._thread.start()

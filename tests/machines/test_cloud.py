@@ -123,7 +123,7 @@ def test_an_instance_boots_knows_itself_stops_starts_and_ends(cloud, image, role
 
 def test_the_index_serves_all_that_adr_needs(index, tmp_path):
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", tmp_path]
-    words += [*index.pip_options.split(), "boto3", "rich"]
+    words += [*index.find_options.split(), "boto3", "rich"]
 
     subprocess.run(words, check=True)
 
