@@ -69,7 +69,7 @@ def report_data(report: LaunchReport) -> dict[str, Any]:
 def host_data(host: Host) -> dict[str, Any]:
     """Return a host, for JSON; times as text."""
     data = asdict(host)
-    del data["bare"]
+    del data["login"]
     return {**data, "state": host.state.value, "started_at": time_text(host.started_at)}
 
 
@@ -79,7 +79,7 @@ def change_lines(hosts: Sequence[Host], verb: str) -> Iterator[str]:
         yield f"there is nothing to {verb}"
     for host in hosts:
         # Nothing on such an instance starts a worker by itself.
-        rest = "adr prepare starts its worker" if host.bare and verb == "start" else ""
+        rest = "adr prepare starts its worker" if host.login and verb == "start" else ""
         notes = "; ".join(note for note in (host.note, rest) if note)
         yield f"{plain(host.name)}: {host.state}{f' ({plain(notes)})' if notes else ''}"
 

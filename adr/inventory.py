@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from adr.errors import AdrError, Denied, NotFound, RunnerGone, UsageError
-from adr.fleets.base import Host, HostState, Telling
+from adr.fleets.base import Host, HostState, Remembering, Telling
 from adr.keys import INSTALL, LAUNCHES, SETUP, WORKERS, setup_key
 from adr.models import WorkerInfo, time_text
 from adr.runner import Runner
@@ -71,7 +71,7 @@ class HostView:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object; times as text."""
         data = asdict(self.host)
-        del data["bare"]
+        del data["login"]
         return {
             **data,
             "state": self.host.state.value,
@@ -140,18 +140,22 @@ def output_of(runner: Runner, name: str) -> bytes:
     AdrError
         If nothing is known of it.
     """
-    [view, *_] = choose(hosts(runner), [name])
+    views = hosts(runner)
+    is_there = any(name in (view.name, view.host.address) for view in views)
+    host = None if is_there else _former(runner, name)
+    if host is None:
+        host = choose(views, [name])[0].host
     try:
-        return runner.store.read(setup_key(view.name)).body
+        return runner.store.read(setup_key(host.name)).body
     except NotFound:
         pass
-    if view.host.fleet:
-        fleet = runner.fleets[view.host.fleet]()
+    if host.fleet:
+        fleet = runner.fleets[host.fleet]()
         if isinstance(fleet, Telling):
-            said = fleet.output(view.host)
+            said = fleet.output(host)
             if said:
                 return said
-    raise AdrError(f"nothing of what {view.name} says is kept here: look at its log on that host")
+    raise AdrError(f"nothing of what {host.name} says is kept here: look at its log on that host")
 
 
 def register(store: ObjectStore, workers: Iterable[str], prefix: str = WORKERS) -> None:
@@ -175,6 +179,15 @@ def may_have_others(store: ObjectStore, known: Iterable[Host]) -> bool:
     """Tell whether hosts may have been launched that are not among those known."""
     left = set(addresses(store)) - {host.address for host in known}
     return bool(left) or any(True for each in (INSTALL, LAUNCHES, SETUP) for _ in store.list(each))
+
+
+def _former(runner: Runner, name: str) -> Host | None:
+    """Return a host that has ended, where a fleet still knows it."""
+    for kind in runner.fleets:
+        fleet = runner.fleets[kind]()
+        if isinstance(fleet, Remembering) and (host := fleet.former(name)):
+            return host
+    return None
 
 
 def _joined(runner: Runner, found: Sequence[Host]) -> list[HostView]:

@@ -133,6 +133,11 @@ def _ec2_spec(n: int | None, given: Mapping[str, Any]) -> Ec2Spec:
         raise UsageError("--ami and --image both name the machine image: give one of them")
     prepare = "prepare" in given
     if prepare:
+        if "spot" in given:
+            raise UsageError(
+                "--prepare and --spot do not go together: a worker that is set up over SSH gets "
+                "no notice of an interruption; leave one of them out"
+            )
         for name in _LEFT_TO_PREPARE:
             if name in given:
                 raise UsageError(
@@ -147,6 +152,11 @@ def _ec2_spec(n: int | None, given: Mapping[str, Any]) -> Ec2Spec:
     ):
         if settings[setting] and not (name == "ami" and "image" in given):
             given = {name: settings[setting], **given}
+    if prepare and not ({"akp", "ami"} & given.keys()):
+        raise UsageError(
+            "--prepare needs a key pair to log in with: name one with --akp, or an image that "
+            "lets you in with --ami"
+        )
     image = given.get("image", Ec2Spec.image)
     if image not in ("ubuntu", "amazon"):
         raise UsageError(f"--image takes ubuntu or amazon, not {image!r}")

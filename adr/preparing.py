@@ -19,8 +19,6 @@ from adr.runner import Runner
 __all__ = ["prepare"]
 
 _SSH = "ssh"
-#: User of the instances that adr launches, where nothing else is said.
-_USER_OF_INSTANCES = "ubuntu"
 
 
 def prepare(runner: Runner, spec: SshSpec, progress: Progress) -> LaunchReport:
@@ -53,7 +51,8 @@ def _wishes(runner: Runner, spec: SshSpec) -> tuple[list[SshSpec], LaunchReport]
     """Return what to ask of the fleet over SSH, and a report that says why some hosts are not."""
     report = LaunchReport(0)
     unknown = list(dict.fromkeys(spec.hosts))
-    own, bare = [], []
+    own: list[str] = []
+    bare: dict[str, list[str]] = {}
     for host in [view.host for view in hosts(runner) if view.host.fleet]:
         names = {host.name, host.address}
         if spec.hosts and not names & set(spec.hosts):
@@ -61,10 +60,10 @@ def _wishes(runner: Runner, spec: SshSpec) -> tuple[list[SshSpec], LaunchReport]
         unknown = [name for name in unknown if name not in names]
         if host.fleet == _SSH:
             own.append(host.name)
-        elif not host.bare:
+        elif not host.login:
             report.notes.append(f"{host.name} sets itself up and needs no preparation")
         elif host.state is HostState.RUNNING and host.address:
-            bare.append(host.address)
+            bare.setdefault(host.login, []).append(host.address)
         else:
             report.notes.append(f"{host.name} is {host.state}: prepare it once it runs")
     own += unknown
@@ -73,7 +72,8 @@ def _wishes(runner: Runner, spec: SshSpec) -> tuple[list[SshSpec], LaunchReport]
             "the runner has no hosts to prepare: name some with --hosts, or launch instances "
             "with adr launch --prepare"
         )
-    asked = [(own, True, spec.user), (bare, False, spec.user or _USER_OF_INSTANCES)]
+    asked = [(own, True, spec.user)]
+    asked += [(names, False, spec.user or login) for login, names in bare.items()]
     wishes = [
         replace(spec, hosts=tuple(names), remember=remember, user=user)
         for names, remember, user in asked

@@ -189,7 +189,7 @@ def launch_workers(
         If EC2 refuses.
     """
     from adr.aws import translated
-    from adr.fleets.ec2.instances import PREPARE
+    from adr.fleets.ec2.instances import LOGINS, PREPARE
 
     spec = launch_spec("ec2", n, {"ami": ami, "asg": asg, "akp": akp, "ait": ait})
     assert isinstance(spec, Ec2Spec)
@@ -199,7 +199,7 @@ def launch_workers(
         "Name": f"adr-{runner_id[:7]}",
         "Runner": runner_id,
         "Version": __version__,
-        PREPARE: "yes",
+        PREPARE: LOGINS["ubuntu"],
     }
     tagged = [{"Key": name, "Value": value} for name, value in tags.items()]
     request: dict[str, Any] = {

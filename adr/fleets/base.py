@@ -24,6 +24,7 @@ __all__ = [
     "LaunchReport",
     "Pausable",
     "Reached",
+    "Remembering",
     "Telling",
     "process_words",
 ]
@@ -70,8 +71,8 @@ class Host:
     started_at: float | None = None
     #: What somebody should know of it, in words.
     note: str = ""
-    #: Whether it waits for ``adr prepare``; all others set themselves up.
-    bare: bool = False
+    #: User by whom ``adr prepare`` sets it up; empty where it sets itself up.
+    login: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,14 @@ class Telling(Protocol):
 
     def output(self, host: Host) -> bytes:
         """Return what the worker, or else the machine, has said; empty where nothing is known."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """Know hosts that are not there any more: a capability that not every fleet has."""
+
+    def former(self, name: str) -> Host | None:
+        """Return a host of this runner that has ended; None where it is not known, or not now."""
 
 
 def process_words(

@@ -403,9 +403,9 @@ def test_instances_are_launched_rest_and_end(key_pair, group):
     assert adr.get_workers(runner) == []
 
 
-def test_instances_are_ended_where_their_queue_is_gone(ec2, group):
+def test_instances_are_ended_where_their_queue_is_gone(ec2, key_pair, group):
     runner = adr.create()
-    adr.launch(runner, 1, asg=group, prepare=True)
+    adr.launch(runner, 1, asg=group, akp=key_pair, prepare=True)
     boto3.resource("sqs").get_queue_by_name(QueueName=runner).delete()
     assert [each.runner_id for each in adr.list_orphans()[0] if each.runner_id == runner] == [
         runner

@@ -25,6 +25,7 @@ from adr.fleets.base import Demand, HostState, Pausable
 from adr.fleets.ec2.fleet import Ec2Fleet
 from adr.fleets.ec2.orphans import orphans
 from adr.fleets.specs import Ec2Spec, Volume, WorkerOptions
+from adr.inventory import hosts, output_of
 from adr.keys import INSTALL, LAUNCHES
 from adr.progress import SILENT
 from adr.runner import open_runner
@@ -406,9 +407,10 @@ def test_instances_to_be_prepared_let_in_ssh_from_here_and_have_no_role(made, ad
     report = launch(made, Ec2Spec(prepare=True))
     address[0] = "2001:db8::1"
     launch(made, Ec2Spec(prepare=True))
-    launch(made, Ec2Spec(prepare=True))
+    [amazon] = launch(made, Ec2Spec(prepare=True, image="amazon")).hosts
 
-    assert all(host.bare for host in [*report.hosts, *made.fleet.hosts()])
+    assert {host.login for host in report.hosts} == {"ubuntu"}
+    assert [host.login for host in made.fleet.hosts() if host.name == amazon.name] == ["ec2-user"]
     instance, *_ = made.instances()
     assert "IamInstanceProfile" not in instance
     [group] = instance["SecurityGroups"]
@@ -425,7 +427,7 @@ def test_instances_to_be_prepared_let_in_ssh_from_here_and_have_no_role(made, ad
 
     # An ordinary launch has none of that.
     host = launch(made, Ec2Spec()).hosts[0]
-    assert not host.bare
+    assert host.login == ""
     [other] = [each for each in made.instances() if each["InstanceId"] == host.name]
     assert other["SecurityGroups"][0]["GroupId"] != group["GroupId"]
 
@@ -901,6 +903,20 @@ def test_what_a_machine_has_said_is_shown(made):
     made.proxy.fail(is_real("ec2.GetConsoleOutput", **latest), 400, "UnsupportedOperation")
     assert b"Linux version" in made.fleet.output(host)
     assert made.fleet.output(replace(host, name="i-0123456789abcdef0")) == b""
+
+
+def test_what_an_instance_has_said_is_shown_after_it_has_ended(made):
+    ours, other = launch(made, Ec2Spec(n=2)).hosts
+    made.ec2.terminate_instances(InstanceIds=[ours.name])
+    made.ec2.create_tags(Resources=[other.name], Tags=[{"Key": "Runner", "Value": "another"}])
+    runner = replace(made.runner, fleets={"ec2": lambda: made.fleet})
+
+    assert b"Linux version" in output_of(runner, ours.name)
+    assert ours.name not in {view.name for view in hosts(runner)}
+    for name in (other.name, "i-0123456789abcdef0", "nonsense"):
+        with pytest.raises(UsageError, match=f"the runner has no host '{name}'"):
+            output_of(runner, name)
+    made.ec2.terminate_instances(InstanceIds=[other.name])
 
 
 # The end

@@ -99,7 +99,7 @@ def test_a_fleet_out_of_reach_hides_no_other_host(shell, strict_moto, wait_for):
     worker = shell.begin("process", "--host=desk", runner)
     try:
         wait_for(lambda: shell("list", runner, "--json").json["hosts"])
-        shell("launch", "--prepare", f"--asg={default_group()}", runner)
+        shell("launch", "--prepare", f"--ami={UBUNTU['amd64']}", f"--asg={default_group()}", runner)
         # when EC2 does not answer
         strict_moto.before("ec2.DescribeInstances", refuse)
         done = shell("list", runner)

@@ -482,6 +482,16 @@ def test_what_to_download_reaches_the_core(core, capsys):
             ["--prepare", "--setup=none"],
             "--setup means nothing with --prepare: give it to adr prepare",
         ),
+        (
+            ["--prepare"],
+            "--prepare needs a key pair to log in with: name one with --akp, or an image that "
+            "lets you in with --ami",
+        ),
+        (
+            ["--prepare", "--akp=mine", "--spot"],
+            "--prepare and --spot do not go together: a worker that is set up over SSH gets no "
+            "notice of an interruption; leave one of them out",
+        ),
         (["--user=me"], "--user means nothing for instances of EC2: leave it out"),
         (["--hosts=a", "-n1"], "-n means nothing with --hosts: as many as are named are launched"),
         (["--hosts=a", "--spot"], "--spot means nothing for hosts over SSH: leave it out"),
@@ -677,7 +687,7 @@ def test_hosts_over_ssh_can_be_logged_in_to_in_another_way(core, verb):
 
 
 def test_who_starts_instances_to_be_prepared_is_told_what_is_missing(core, capsys):
-    core.answers["start"] = [Host("i-3", "ec2", HostState.RUNNING, "3.0.0.3", bare=True)]
+    core.answers["start"] = [Host("i-3", "ec2", HostState.RUNNING, "3.0.0.3", login="ubuntu")]
     assert main(["start", RUNNER]) == 0
     assert capsys.readouterr().err == "i-3: running (adr prepare starts its worker)\n"
 

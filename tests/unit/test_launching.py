@@ -86,7 +86,7 @@ class Resting(Bare):
 
 
 RUNNING = Host("i-1", "ec2", HostState.RUNNING, "3.0.0.1")
-WAITING = Host("i-2", "ec2", HostState.RUNNING, "3.0.0.2", bare=True)
+WAITING = Host("i-2", "ec2", HostState.RUNNING, "3.0.0.2", login="ubuntu")
 STOPPED = Host("i-3", "ec2", HostState.STOPPED)
 LAB = Host("lab1", "ssh", HostState.RUNNING, "lab1")
 
@@ -312,6 +312,18 @@ def test_the_hosts_of_a_runner_are_prepared_as_they_are_reached(runner, ssh):
         "i-3 sets itself up and needs no preparation",
     ]
     assert registered(runner) == ["3.0.0.2", "lab1"]
+
+
+def test_instances_are_logged_in_to_as_their_image_has_it(runner, ec2, ssh):
+    amazon = Host("i-4", "ec2", HostState.RUNNING, "3.0.0.4", login="ec2-user")
+    ec2.known, ssh.known = {"i-2": WAITING, "i-4": amazon}, {}
+
+    prepare(runner, SshSpec(()), SILENT)
+
+    assert [request for verb, request, *_ in ssh.done if verb == "launch"] == [
+        SshSpec(("3.0.0.2",), user="ubuntu", remember=False),
+        SshSpec(("3.0.0.4",), user="ec2-user", remember=False),
+    ]
 
 
 def test_only_the_named_hosts_are_prepared(runner, ssh):

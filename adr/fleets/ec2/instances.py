@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 __all__ = [
+    "LOGINS",
     "PREPARE",
     "as_host",
     "await_states",
@@ -37,8 +38,10 @@ _log = logging.getLogger(__name__)
 
 Instance = Mapping[str, Any]
 
-#: Tag of instances that wait for ``adr prepare``.
+#: Tag of instances that wait for ``adr prepare``: the user to log in as.
 PREPARE = "Prepare"
+#: The user that an image lets in, by the kind of the image; the first also for unknown ones.
+LOGINS = {"ubuntu": "ubuntu", "amazon": "ec2-user"}
 
 #: Values that a filter takes, and a good size for a change.
 _AT_ONCE = 200
@@ -199,8 +202,15 @@ def as_host(instance: Instance, fleet: str) -> Host:
         market=market(instance),
         started_at=_launched_at(instance),
         note=_note(instance),
-        bare=PREPARE in tags_of(instance),
+        login=_login(tags_of(instance)),
     )
+
+
+def _login(tags: Mapping[str, str]) -> str:
+    if PREPARE not in tags:
+        return ""
+    # Others may write tags too: nothing else becomes the name of a user.
+    return tags[PREPARE] if tags[PREPARE] in LOGINS.values() else LOGINS["ubuntu"]
 
 
 def _address(instance: Instance) -> str:

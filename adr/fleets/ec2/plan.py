@@ -20,7 +20,7 @@ from adr.errors import AdrError, UsageError
 from adr.fleets.base import Demand, LaunchPlan
 from adr.fleets.ec2.groups import find_group, group_name, group_request
 from adr.fleets.ec2.images import Image, InstanceType, find_images, instance_types, newest_images
-from adr.fleets.ec2.instances import PREPARE
+from adr.fleets.ec2.instances import LOGINS, PREPARE
 from adr.fleets.ec2.prices import hourly_usd
 from adr.fleets.ec2.refusals import no_network, refusals
 from adr.fleets.ec2.requests import (
@@ -291,7 +291,7 @@ class _Planner:
             "Owner": owner[:256],
             "Version": __version__,
         }
-        return {**tags, PREPARE: "yes"} if self._spec.prepare else tags
+        return {**tags, PREPARE: LOGINS[self._spec.image]} if self._spec.prepare else tags
 
     def machine(self, wheel: Wheel | None, setup: tuple[str, bytes] | None) -> Machine:
         """Return what each instance is to become."""
