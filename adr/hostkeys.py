@@ -47,10 +47,13 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
     def guard(self, client: paramiko.SSHClient) -> None:
         """Let a client accept only keys that are noted or new."""
         keys = client.get_host_keys()
+        revoked = self._revoked()
         for path in self.files:
             for _, entry in _entries(path):
-                for name in entry.hostnames or ():
-                    keys.add(name, entry.key.get_name(), entry.key)
+                # What is revoked is taken for new, and refused as such.
+                if entry.key not in revoked:
+                    for name in entry.hostnames or ():
+                        keys.add(name, entry.key.get_name(), entry.key)
         client.set_missing_host_key_policy(self)
 
     def missing_host_key(
@@ -62,7 +65,15 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
         ------
         paramiko.BadHostKeyException
             If another connection has noted another key meanwhile.
+        ServiceError
+            If the key is revoked.
         """
+        revoked = self._revoked()
+        if key in revoked:
+            raise ServiceError(
+                f"the host key of {hostname} is revoked ({key.fingerprint}, {revoked[key]}): "
+                f"somebody else may be answering in its place; give the host a new key"
+            )
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with self._lock, os.fdopen(handle, "a") as file:
@@ -74,6 +85,14 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
                     raise paramiko.BadHostKeyException(hostname, key, entry.key)
             file.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
         _log.info("%s is new; its key %s is in %s now", hostname, key.fingerprint, self.path)
+
+    def _revoked(self) -> dict[paramiko.PKey, str]:
+        """Return the keys that are revoked, for whatever hosts, and where that is said."""
+        return {
+            entry.key: f"line {number} of {path}"
+            for path in self.files
+            for number, entry in _entries(path, "@revoked")
+        }
 
     def forget(self) -> None:
         """Remove the file of this runner; idempotent."""
@@ -105,18 +124,20 @@ def _hashed(names: set[str], salted: str) -> bool:
     return salted in {paramiko.HostKeys.hash_host(name, salted) for name in names}
 
 
-def _entries(path: Path) -> Iterator[tuple[int, HostKeyEntry]]:
-    """Yield the keys of a file with the numbers of their lines; other lines are left out."""
+def _entries(path: Path, marker: str = "") -> Iterator[tuple[int, HostKeyEntry]]:
+    """Yield the keys with that marker and the numbers of their lines; others are left out."""
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError:
         return
     for number, line in enumerate(lines, 1):
-        # Marked lines (@cert-authority, @revoked) are not understood by Paramiko.
-        if not line.strip() or line.startswith(("#", "@")):
+        # Paramiko does not understand markers (@cert-authority, @revoked).
+        words = line.split()
+        first = words.pop(0) if words and words[0].startswith("@") else ""
+        if first != marker or not words or words[0].startswith("#"):
             continue
         try:
-            entry = HostKeyEntry.from_line(line.strip(), number)
+            entry = HostKeyEntry.from_line(" ".join(words), number)
         except Exception:  # a line that is no key is raised in many ways
             continue
         if entry is not None:

@@ -107,6 +107,24 @@ def test_what_the_user_knows_of_a_host_counts(reach, sshd, known_hosts, isolated
     assert not known_hosts.path.exists()
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_revoked_host_key_is_refused_even_if_it_was_noted(
+    reach, sshd, known_hosts, isolated_home, is_known
+):
+    if is_known:
+        say(reach())
+    public = " ".join(sshd.host_key.with_suffix(".pub").read_text().split()[:2])
+    own = isolated_home / ".ssh" / "known_hosts"
+    own.write_text(f"{sshd.name} {public}\n@revoked\t*  {public} lost in May\n")
+    sshd.log.write_text("")
+
+    with pytest.raises(ServiceError, match=f"is revoked .*line 2 of {own}"):
+        say(reach())
+
+    assert known_hosts.path.exists() == is_known
+    assert "Accepted" not in sshd.log.read_text()
+
+
 def test_connections_at_the_same_time_note_a_new_key_once(sshd, known_hosts):
     hosts = [f"127.0.0.1:{sshd.port}"] + [f"other{n}" for n in range(11)]
 
