@@ -62,6 +62,8 @@ class Heartbeat:
         self._alive_failed = False
         self._told: WorkerInfo | None = None
         self._beat_at = 0.0
+        #: Whether the store could be used at the last try.
+        self.is_heard = False
 
     def begin(self) -> None:
         """Write the first heartbeat.
@@ -87,6 +89,7 @@ class Heartbeat:
             except RunnerGone:
                 self._on_gone()
             except AdrError as error:
+                self.is_heard = False
                 _log.warning("%s", error)
                 over.wait(_AFTER_TROUBLE_S)
             except Exception:
@@ -113,6 +116,7 @@ class Heartbeat:
 
     def _beat(self, info: WorkerInfo) -> None:
         self._runner.roster.beat(info)
+        self.is_heard = True
         usual_s = self._runner.heartbeat_s[1]
         self._told, self._beat_at = info, time.monotonic() - random.uniform(0, usual_s / 10)
         if self._alive is not None:

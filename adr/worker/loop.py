@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adr.errors import AdrError, RunnerGone
+from adr.errors import AdrError, RunnerGone, UsageError
 from adr.models import JobRecord, WorkerInfo
 from adr.orders import Orders, read_orders
 from adr.runner import Runner
@@ -87,7 +87,7 @@ class Worker:
         What lists and records call this machine; without, its host name.
     idle_s : float, optional
         Leave when the jobs of at least one batch are all decided, or after so many seconds
-        with nothing to do; see `Policy`.
+        with nothing to do, or with nothing but refusals from the queue; see `Policy`.
     max_s : float, optional
         Seconds after which all has to be over: jobs that run by then have failed; see `Lifetime`.
     alive : Path, optional
@@ -156,6 +156,8 @@ class Worker:
         )
         self._heartbeat = Heartbeat(runner, self._info, self._obey, self._leave, alive)
         self._started_at = time.time()
+        #: Why it could lease nothing for so long that it has left.
+        self._refusal: Exception | None = None
         self.report = WorkerReport()
 
     @property
@@ -169,7 +171,8 @@ class Worker:
         Raises
         ------
         UsageError
-            If the working directory or the user for jobs cannot be used.
+            If the working directory or the user for jobs cannot be used, or if no job could be
+            leased for `idle_s`, while the store could be used: another try would not help.
         RunnerGone, ServiceError
             If the runner cannot be reached at the start.
         """
@@ -224,6 +227,8 @@ class Worker:
         receiver.join(_TICK_S)
         self._heartbeat.end(ending.gone)
         self._place.remove()
+        if self._refusal is not None:
+            raise UsageError(f"no job could be leased: {self._refusal}") from self._refusal
         return self.report
 
     def stop(self) -> None:
@@ -281,18 +286,26 @@ class Worker:
                 _log.warning("%s", error)
                 self._leave()
                 return
-            except AdrError as error:
-                _log.warning("%s; trying again in %.0f s", error, pause_s)
-                ending.wait(pause_s)
-                pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
-                continue
-            except Exception:
-                _log.exception("leasing failed; trying again in %.0f s", _LONGEST_PAUSE_S)
-                ending.wait(_LONGEST_PAUSE_S)
+            except Exception as error:
+                if self._is_shut_out():
+                    self._refusal = error
+                    ending.set()
+                elif isinstance(error, AdrError):
+                    _log.warning("%s; trying again in %.0f s", error, pause_s)
+                    ending.wait(pause_s)
+                    pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+                else:
+                    _log.exception("leasing failed; trying again in %.0f s", _LONGEST_PAUSE_S)
+                    ending.wait(_LONGEST_PAUSE_S)
                 continue
             self._policy.leased(len(leases))
             if ending.is_set() or not self._turns.add(leases):
                 self._leases.release(leases)
+
+    def _is_shut_out(self) -> bool:
+        # Where the store cannot be used either, credentials may be renewed, or a service come back.
+        idle = self._turns.is_idle and self._outbox.is_empty and self._heartbeat.is_heard
+        return self._policy.is_shut_out(idle)
 
     def _settled(self, record: JobRecord) -> None:
         name = record.state.value

@@ -36,7 +36,8 @@ _STAY_PART = 0.05
 class Policy:
     """Decide about leasing and leaving.
 
-    `wanted`, `patience_s`, `leased` and `is_finished` are for one thread, the others for any.
+    `wanted`, `patience_s`, `leased`, `is_finished` and `is_shut_out` are for one thread, the
+    others for any.
 
     Parameters
     ----------
@@ -90,6 +91,8 @@ class Policy:
         self._idle_since: float | None = None
         self._asked_survey_at = -math.inf
         self._asked_roster_at = -math.inf
+        #: Since when leasing fails while there is nothing to do; None where it does not.
+        self._shut_out_since: float | None = None
         #: Whether there were jobs to do in the time of this worker, by whomever.
         self._seen_work = False
         #: The batches that there were when all was found to be decided; None before that.
@@ -143,7 +146,8 @@ class Policy:
         return min(self._ledger.poll_s, longest_s)
 
     def leased(self, jobs: int) -> None:
-        """Take note that so many jobs were leased."""
+        """Take note that so many jobs were leased, or that there were none."""
+        self._shut_out_since = None
         if jobs:
             self._looks.clear()
             self._idle_since = None
@@ -188,6 +192,23 @@ class Policy:
             if by_records or self._is_proved(depth):
                 return True
         return self._idle_s is not None and self._is_idle_enough(depth, now, self._idle_s)
+
+    def is_shut_out(self, idle: bool) -> bool:
+        """Tell whether a worker is to leave whose attempt to lease failed, as those before did.
+
+        Parameters
+        ----------
+        idle : bool
+            Whether it has nothing to do, nothing to store, and all but the queue works.
+        """
+        now = self._clock()
+        if not idle:
+            self._shut_out_since = None
+        elif self._shut_out_since is None:
+            self._shut_out_since = now
+        if self._idle_s is None or self._shut_out_since is None:
+            return False
+        return now - self._shut_out_since >= self._idle_s
 
     def _is_idle_enough(self, depth: Depth, now: float, idle_s: float) -> bool:
         """Tell whether there was nothing to do for long enough, or will be nothing any more."""

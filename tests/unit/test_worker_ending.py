@@ -7,15 +7,16 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adr.clock import boot_time
-from adr.errors import Unavailable
+from adr.errors import Denied, Unavailable, UsageError
 from adr.keys import LIVE
-from adr.models import JobRecord, WorkerInfo
+from adr.models import JobRecord, Lease, WorkerInfo
 from adr.runner import open_runner
 from adr.worker import notice
 from adr.worker.loop import Worker
@@ -114,6 +115,103 @@ class TestIdleness:
         go.touch()
         assert all(ended(thread) for thread in (*idle, busy))
         assert records(site)[1].reason == ""
+
+
+class Closed(Through):
+    """A queue that gives nothing away, as where a permission is missing."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.asked = threading.Semaphore(0)
+
+    def receive(self, *_: Any) -> list[Lease]:
+        self.asked.release()
+        raise Denied("not allowed to receive")
+
+    def wait_asked(self, times: int) -> None:
+        assert all(self.asked.acquire(timeout=20) for _ in range(times))
+
+
+class Outcome:
+    """How a worker ends that runs in a thread of its own."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.error: UsageError | None = None
+        self.worker = worker
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except UsageError as error:
+            self.error = error
+
+
+class TestAClosedQueue:
+    def test_a_worker_that_can_lease_nothing_leaves_and_says_why(self, site: Site) -> None:
+        site.queue("true")
+
+        with pytest.raises(UsageError, match="no job could be leased: not allowed to receive"):
+            site.worker(Closed, slots=1, idle_s=0.4).run()
+
+        assert [info.left for info in heartbeats(site)] == [True]
+
+    def test_it_stays_until_what_is_done_is_settled(self, site: Site) -> None:
+        # given a worker with a job that is done, whose queue is closed then, for results as well
+        site.queue("true")
+        opened = threading.Event()
+
+        class Closing(Closed):
+            given = False
+
+            def receive(self, *options: Any) -> list[Lease]:
+                if self.given:
+                    return super().receive(*options)
+                leases: list[Lease] = self.inner.receive(*options)
+                self.given = bool(leases)
+                return leases
+
+            def settle(self, *options: Any) -> None:
+                if not opened.is_set():
+                    raise Denied("not allowed to settle")
+                self.inner.settle(*options)
+
+        ledgers: list[Closing] = []
+        made = lambda inner: ledgers.append(Closing(inner)) or ledgers[0]  # noqa: E731
+        outcome = Outcome(site.worker(made, slots=1, idle_s=0.1))
+
+        # when it has had nothing to do for longer than it is to wait
+        ledgers[0].wait_asked(3)
+
+        # then it is still there, and leaves once the outcome is kept
+        assert outcome.thread.is_alive()
+        opened.set()
+        assert ended(outcome.thread)
+        assert outcome.error is not None
+        assert records(site)[1].state == "succeeded"
+
+    def test_it_stays_while_the_store_cannot_be_used_either(self, site: Site) -> None:
+        class Away(Through):
+            beats = 0
+
+            def beat(self, info: WorkerInfo) -> None:
+                if self.beats:
+                    raise Unavailable("away")
+                self.beats += 1
+                self.inner.beat(info)
+
+        runner = open_runner(site.runner, worker="worker")
+        queue = Closed(runner.ledger)
+        runner = replace(runner, ledger=queue, roster=Away(runner.roster), heartbeat_s=(0.1, 0.1))
+        outcome = Outcome(Worker(runner, "worker", site.workingdir, slots=1, idle_s=1.5))
+
+        queue.wait_asked(4)
+
+        assert outcome.thread.is_alive()
+        outcome.worker.stop()
+        assert ended(outcome.thread)
+        assert outcome.error is None
 
 
 class TestTheLimit:

@@ -318,6 +318,26 @@ class TestIdleness:
 
         assert scene.looks(*[NOTHING] * 4) == [False, False, False, True]
 
+    def test_refusals_count_as_idleness_where_they_follow_each_other(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100)
+
+        def refused(*idle: bool) -> list[bool]:
+            found = []
+            for each in idle:
+                scene.now += 50
+                found.append(scene.policy.is_shut_out(each))
+            return found
+
+        assert refused(True, True, True) == [False, False, True]
+        scene.policy.leased(0)
+        assert refused(True, True, False, True, True, True) == [False] * 5 + [True]
+
+    def test_a_worker_without_a_limit_to_idleness_bears_any_refusal(self) -> None:
+        scene = Scene(stop_on_empty=False)
+        assert not scene.policy.is_shut_out(True)
+        scene.now += 1e6
+        assert not scene.policy.is_shut_out(True)
+
     def test_idling_costs_one_call_a_poll(self) -> None:
         scene = Scene(stop_on_empty=False, idle_s=600)
         scene.batches.some = False
