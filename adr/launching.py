@@ -84,10 +84,35 @@ def plan_launch(runner: Runner, spec: Spec) -> LaunchPlan:
 
 
 def launch(runner: Runner, spec: Spec, plan: LaunchPlan, progress: Progress) -> LaunchReport:
-    """Carry out what `plan_launch` has planned, and register the hosts."""
-    report = fleet_for(runner, spec).launch(plan, progress)
-    register(runner.store, (host.address for host in report.hosts if host.address))
-    return report
+    """Carry out what `plan_launch` has planned, and register the hosts.
+
+    Raises
+    ------
+    RunnerGone
+        If the runner was destroyed meanwhile; what was launched is ended again.
+    """
+    fleet = fleet_for(runner, spec)
+    report = fleet.launch(plan, progress)
+    try:
+        if not read_orders(runner.store).destroyed:
+            register(runner.store, (host.address for host in report.hosts if host.address))
+            return report
+    except RunnerGone as error:
+        _log.debug("%s", error)
+    except AdrError as error:
+        report.notes.append(f"the addresses of these hosts are not registered: {error}")
+        return report
+    what = f"the runner {runner.id} was destroyed meanwhile"
+    try:
+        fleet.terminate(report.hosts, progress)
+    except AdrError as error:
+        raise RunnerGone(
+            f"{what}, and not all that was launched could be ended ({error}): repeat adr destroy "
+            f"{runner.id}"
+        ) from error
+    raise RunnerGone(
+        f"{what}: what was launched is ended again; adr destroy {runner.id} removes the rest"
+    )
 
 
 def stop(runner: Runner, names: Sequence[str] | None, progress: Progress) -> list[Host]:

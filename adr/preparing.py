@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from adr.errors import UsageError
-from adr.fleets.base import HostState, LaunchReport
+from adr.errors import AdrError, UsageError
+from adr.fleets.base import Admitting, HostState, LaunchReport
 from adr.fleets.specs import SshSpec
 from adr.inventory import hosts
 from adr.launching import launch, plan_launch
@@ -52,6 +52,7 @@ def _wishes(runner: Runner, spec: SshSpec) -> tuple[list[SshSpec], LaunchReport]
     report = LaunchReport(0)
     unknown = list(dict.fromkeys(spec.hosts))
     own: list[str] = []
+    kinds: list[str] = []
     bare: dict[str, list[str]] = {}
     for host in [view.host for view in hosts(runner) if view.host.fleet]:
         names = {host.name, host.address}
@@ -64,8 +65,17 @@ def _wishes(runner: Runner, spec: SshSpec) -> tuple[list[SshSpec], LaunchReport]
             report.notes.append(f"{host.name} sets itself up and needs no preparation")
         elif host.state is HostState.RUNNING and host.address:
             bare.setdefault(host.login, []).append(host.address)
+            kinds.append(host.fleet)
         else:
             report.notes.append(f"{host.name} is {host.state}: prepare it once it runs")
+    for kind in dict.fromkeys(kinds):
+        fleet = runner.fleets[kind]()
+        if isinstance(fleet, Admitting):
+            try:
+                fleet.let_in()
+            except AdrError as error:
+                # It may be let in already.
+                report.notes.append(f"SSH may be closed to this machine: {error}")
     own += unknown
     if not (own or bare or report.notes):
         raise UsageError(

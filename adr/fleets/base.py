@@ -16,6 +16,7 @@ from adr.fleets.specs import WorkerOptions
 from adr.progress import Progress
 
 __all__ = [
+    "Admitting",
     "Demand",
     "Fleet",
     "Host",
@@ -185,6 +186,14 @@ class Reached(Protocol):
 
     #: How to log in where the caller knows better than the fleet: `adr.remote.Login`.
     login: Any
+
+
+@runtime_checkable
+class Admitting(Protocol):
+    """Keep its hosts shut to all but those who set them up: a capability of some fleets."""
+
+    def let_in(self) -> None:
+        """Let this machine log in to hosts that wait to be set up; idempotent."""
 
 
 @runtime_checkable

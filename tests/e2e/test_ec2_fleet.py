@@ -21,7 +21,7 @@ import pytest
 from adr.access import profile_left
 from adr.aws import Connection
 from adr.errors import AdrError, Denied, PartialFailure, ServiceError, Unavailable, UsageError
-from adr.fleets.base import Demand, HostState, Pausable
+from adr.fleets.base import Admitting, Demand, HostState, Pausable
 from adr.fleets.ec2.fleet import Ec2Fleet
 from adr.fleets.ec2.orphans import orphans
 from adr.fleets.specs import Ec2Spec, Volume, WorkerOptions
@@ -432,6 +432,30 @@ def test_instances_to_be_prepared_let_in_ssh_from_here_and_have_no_role(made, ad
     assert other["SecurityGroups"][0]["GroupId"] != group["GroupId"]
 
 
+def test_ssh_is_let_in_from_where_instances_are_prepared(made, address):
+    def rules():
+        [group] = made.ec2.describe_security_groups(
+            Filters=[{"Name": "group-name", "Values": [f"adr-{made.id}-ssh"]}]
+        )["SecurityGroups"]
+        return {each["CidrIp"] for rule in group["IpPermissions"] for each in rule["IpRanges"]}
+
+    # A group is not known everywhere at once.
+    made.proxy.fail("ec2.AuthorizeSecurityGroupIngress", 400, "InvalidGroup.NotFound", times=2)
+    launch(made, Ec2Spec(prepare=True))
+    assert rules() == {"203.0.113.7/32"}
+    address[0] = "203.0.113.8"
+    fleet = new_fleet(made.id)
+    assert isinstance(fleet, Admitting)
+
+    fleet.let_in()
+    fleet.let_in()
+
+    assert rules() == {"203.0.113.7/32", "203.0.113.8/32"}
+    # Where there is no such group, nothing is asked.
+    address[0] = "nonsense"
+    new_fleet(str(uuid.uuid4())).let_in()
+
+
 @pytest.mark.parametrize("said", ["<html>captive portal</html>", ""])
 def test_an_address_that_is_none_is_not_let_in(made, address, said):
     address[0] = said
@@ -477,16 +501,24 @@ def test_launches_side_by_side_share_one_group_and_one_role(made):
 # What EC2 cannot give
 
 
-def test_what_there_is_of_too_many_is_kept_and_said(made):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("InsufficientInstanceCapacity", "EC2 has not enough of that in eu-central-1 now"),
+        ("VcpuLimitExceeded", "the quota of this account in eu-central-1 is used up"),
+        ("InstanceLimitExceeded", "the quota of this account in eu-central-1 is used up"),
+    ],
+)
+def test_what_there_is_of_too_many_is_kept_and_said(made, code, said):
     lacking = is_real("ec2.RunInstances", MinCount="3")
-    made.proxy.fail(lacking, 500, "InsufficientInstanceCapacity")
+    made.proxy.fail(lacking, 500 if code.endswith("Capacity") else 400, code)
     sent = record(made.proxy, "ec2.RunInstances")
 
     report = launch(made, Ec2Spec(n=3))
 
     # moto takes the least that is asked for.
     assert len(report.hosts) == len(made.instances()) == 1
-    assert "EC2 has not enough of that in eu-central-1 now" in report.notes[0]
+    assert said in report.notes[0]
     assert report.notes[1] == "1 of 3 instances were to be had"
     tokens = [each["ClientToken"] for each in sent if each["MinCount"] == "1"]
     assert len(set(tokens)) == 1

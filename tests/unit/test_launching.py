@@ -17,7 +17,7 @@ from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec
 from adr.keys import setup_key
 from adr.models import WorkerInfo, new_id
-from adr.orders import read_orders
+from adr.orders import order_destruction, read_orders
 from adr.preparing import prepare
 from adr.progress import SILENT
 from adr.runner import create_runner
@@ -201,6 +201,20 @@ def test_launched_hosts_are_registered(runner, ec2):
     assert ec2.done == [("plan", spec, Demand()), ("launch", spec)]
 
 
+@pytest.mark.parametrize("broken", [None, ServiceError("AWS denies TerminateInstances")])
+def test_what_was_launched_is_ended_where_the_runner_was_destroyed_meanwhile(runner, ec2, broken):
+    plan = launching.plan_launch(runner, Ec2Spec())
+    order_destruction(runner.store)
+    if broken:
+        ec2.broken["terminate"] = broken
+
+    said = "not all that was launched could be ended .AWS denies" if broken else "is ended again"
+    with pytest.raises(RunnerGone, match=f"was destroyed meanwhile.*{said}.*adr destroy"):
+        launching.launch(runner, Ec2Spec(), plan, SILENT)
+    assert ("terminate", ["new"]) in ec2.done
+    assert registered(runner) == []
+
+
 def test_a_runner_without_such_a_fleet_says_which_it_has(runner):
     with pytest.raises(UsageError, match="no fleet of the kind local: it has ec2 and ssh"):
         launching.plan_launch(runner, LocalSpec())
@@ -324,6 +338,29 @@ def test_instances_are_logged_in_to_as_their_image_has_it(runner, ec2, ssh):
         SshSpec(("3.0.0.2",), user="ubuntu", remember=False),
         SshSpec(("3.0.0.4",), user="ec2-user", remember=False),
     ]
+
+
+class Shut(Resting):
+    """A fleet whose hosts let nobody in by themselves."""
+
+    def let_in(self):
+        self.done.append(("let_in",))
+        self._fail("let_in")
+
+
+def test_this_machine_is_let_in_to_the_instances_that_it_prepares(runner, ssh):
+    shut = Shut("ec2", WAITING, replace(WAITING, name="i-5", address="3.0.0.5"))
+    runner = replace(runner, fleets={**runner.fleets, "ec2": lambda: shut})
+
+    prepare(runner, SshSpec(("lab1",)), SILENT)
+    assert shut.done == []
+    prepare(runner, SshSpec(()), SILENT)
+    assert shut.done == [("let_in",)]
+
+    shut.broken["let_in"] = Denied("AWS denies it")
+    report = prepare(runner, SshSpec(()), SILENT)
+    assert report.notes == ["SSH may be closed to this machine: AWS denies it"]
+    assert report.wanted == 3
 
 
 def test_only_the_named_hosts_are_prepared(runner, ssh):

@@ -18,6 +18,7 @@ from botocore import exceptions as core
 from adr.aws import Connection, error_code
 from adr.errors import AdrError, PartialFailure, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport
+from adr.fleets.ec2.groups import group_name, let_in
 from adr.fleets.ec2.instances import as_host, await_states, change, find, find_ids, market, state_of
 from adr.fleets.ec2.launch import carry_out
 from adr.fleets.ec2.leftovers import remove_leftovers
@@ -155,6 +156,11 @@ class Ec2Fleet:
             progress.advance()
         finally:
             progress.finish()
+
+    def let_in(self) -> None:
+        """Let SSH from the address of this machine into the runner's own group for it."""
+        name = group_name(self._connection.runner_id, ssh=True)
+        let_in(self._ec2, name, self._region)
 
     def former(self, name: str) -> Host | None:
         """Return an instance of this runner that has ended; EC2 knows it for about an hour."""

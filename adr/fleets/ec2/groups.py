@@ -20,11 +20,12 @@ from adr.aws import error_code
 from adr.errors import ServiceError, Unavailable
 from adr.fleets.ec2.refusals import refusals
 from adr.fleets.ec2.requests import tag_list
+from adr.role import tries
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
-__all__ = ["ensure_group", "find_group", "group_name", "group_request", "own_address"]
+__all__ = ["ensure_group", "find_group", "group_name", "group_request", "let_in", "own_address"]
 
 _ASK = "https://checkip.amazonaws.com"
 _ASK_VARIABLE = "ADR_CHECKIP_URL"
@@ -120,6 +121,19 @@ def ensure_group(
     return group
 
 
+def let_in(ec2: EC2Client, name: str, region: str) -> None:
+    """Let SSH from this machine into the groups of that name, in whichever network they are.
+
+    Where there are none nothing is asked or changed.
+    """
+    with refusals("look for", f"the security group {name}", region):
+        answer = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])
+    groups = [group["GroupId"] for group in answer["SecurityGroups"]]
+    address = own_address() if groups else ""
+    for group in groups:
+        _let_in(ec2, group, address, region)
+
+
 def _let_in(ec2: EC2Client, group: str, address: str, region: str) -> None:
     rule: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": _SSH, "ToPort": _SSH}
     if ipaddress.ip_address(address).version == 4:
@@ -127,9 +141,15 @@ def _let_in(ec2: EC2Client, group: str, address: str, region: str) -> None:
     else:
         rule["Ipv6Ranges"] = [{"CidrIpv6": f"{address}/128", "Description": "adr prepare"}]
     with refusals("let SSH into", f"the security group {group}", region):
-        try:
-            ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])  # type: ignore[list-item]
-        except core.ClientError as error:
-            # It is let in already.
-            if error_code(error) != "InvalidPermission.Duplicate":
-                raise
+        for last in tries():
+            try:
+                ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])  # type: ignore[list-item]
+                return
+            except core.ClientError as error:
+                code = error_code(error)
+                # It is let in already.
+                if code == "InvalidPermission.Duplicate":
+                    return
+                # The group was made a moment ago, and is not known everywhere yet.
+                if last or code != "InvalidGroup.NotFound":
+                    raise

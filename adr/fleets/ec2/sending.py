@@ -42,7 +42,8 @@ _PAUSE_AT_MOST_S = 5.0
 #: Looks for instances that an answer does not name: some seconds in all.
 _LOOKS = 4
 _GONE = (HostState.ENDING, HostState.ENDED)
-_LACK = "InsufficientInstanceCapacity"
+#: Of what was asked for, some may be had.
+_TOO_MANY = {"InsufficientInstanceCapacity", "InstanceLimitExceeded", "VcpuLimitExceeded"}
 #: The request was carried out before, in other words.
 _MISMATCH = "IdempotentParameterMismatch"
 
@@ -89,7 +90,7 @@ class Sender:
         try:
             return self._run(self.order.n)
         except ServiceError as error:
-            if error_code(error.__cause__) != _LACK or self.order.n == 1:
+            if error_code(error.__cause__) not in _TOO_MANY or self.order.n == 1:
                 raise
             self.notes.append(str(error))
             return self._run(1)
