@@ -8,8 +8,8 @@ public IP address.
 from __future__ import annotations
 
 import base64
+import re
 import shutil
-import tempfile
 import threading
 import time
 import traceback
@@ -30,6 +30,7 @@ _PATIENCE_S = 20.0
 #: Requests after which a new instance knows its role.
 _UNKNOWN_ROLE = 1
 _UP = {"pending", "running"}
+_PLENTY_BYTES = 6 << 30
 
 
 class Cloud:
@@ -74,8 +75,9 @@ class Cloud:
         self._consoles = consoles
         self._environment = environment
         self._region = region
-        # On a real disk: an overlay cannot lie on another, nor keep all it has to on a tmpfs.
-        self._disks = Path(tempfile.mkdtemp(prefix="adr-machines-", dir="/var/tmp"))
+        # Named after the network, so that what a killed run has left is found.
+        self._disks = _place() / f"adr-machines-{network.number}"
+        shutil.rmtree(self._disks, ignore_errors=True)
         self._pressed: dict[str, float] = {}
         self._seen: set[str] = set()
         self._asleep: set[str] = set()
@@ -99,7 +101,7 @@ class Cloud:
         self._thread.join()
         for machine in self.machines.values():
             machine.lose()
-        shutil.rmtree(self._disks)
+        shutil.rmtree(self._disks, ignore_errors=True)
         assert not self._trouble, self._trouble
 
     def wait_booted(self, names: Sequence[str]) -> None:
@@ -165,6 +167,8 @@ class Cloud:
             self._asleep.add(name)
             self._pressed.pop(name, None)
             self._network.set_public_ip(machine.host, None)
+            if instance["State"]["Name"] == "terminated":
+                shutil.rmtree(self._disks / name)
 
     def _install(self, instance: dict[str, Any], profile: str) -> Machine:
         name = instance["InstanceId"]
@@ -223,3 +227,11 @@ class Cloud:
         for each in due:
             self._losing.remove(each)
             self.machines[each[1]].lose()
+
+
+def _place() -> Path:
+    """Return where disks are best: in memory, where there is plenty, since they are thrown away."""
+    memory = Path("/dev/shm")
+    available = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    free = min(int(available[1]) * 1024 if available else 0, shutil.disk_usage(memory).free)
+    return memory if free > _PLENTY_BYTES else Path("/var/tmp")

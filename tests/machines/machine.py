@@ -17,10 +17,12 @@ from tests.network import NetworkHost
 from tests.servers import require
 
 #: Mounts the disk where no other process sees it, and becomes the machine: whatever ends this
-#: process takes the mounts along.
+#: process takes the mounts along. A volatile overlay waits for nothing to be on the real disk,
+#: and would not be mounted again without that mark of it being removed.
 _BOOT = """
 set -e
-mount -t overlay adr-test -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
+rm -rf "$2/work/work/incompat"
+mount -t overlay adr-test -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work,volatile" "$2/root"
 exec systemd-nspawn --quiet --register=no --keep-unit --resolv-conf=off --timezone=off \
     --machine="$3" --directory="$2/root" --network-namespace-path="$4" \
     --capability=CAP_NET_ADMIN --boot
