@@ -8,6 +8,7 @@ the cases differ in what becomes of the jobs that run.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 
@@ -19,6 +20,13 @@ from adr.worker.slot import Stop
 __all__ = ["Ending"]
 
 _log = logging.getLogger(__name__)
+
+#: How long before the machine is taken away nothing more is uploaded, and what is still on its
+#: way then is given back.
+_HURRY_S = 15.0
+_GIVE_UP_S = 8.0
+#: But results get so long in any case.
+_LEAST_S = 10.0
 
 
 class Ending:
@@ -45,6 +53,10 @@ class Ending:
         self.gone = False
         #: Why, in words for those who look at the heartbeat; empty where that does not matter.
         self.note = ""
+        #: When to begin no upload any more, and when to give back what is not settled by then,
+        #: on the monotonic clock: only where the machine is taken away.
+        self.hurry_at = math.inf
+        self.give_up_at = math.inf
         self._notice: Notice | None = None
 
     def drop(self) -> None:
@@ -57,6 +69,8 @@ class Ending:
         when = moment_text(notice.at)
         _log.warning("EC2 takes this instance away at %s", when)
         self.note = f"interrupted by EC2 at {when} (spot)"
+        self.hurry_at = time.monotonic() + max(_LEAST_S, notice.at - time.time() - _HURRY_S)
+        self.give_up_at = self.hurry_at + _HURRY_S - _GIVE_UP_S
         self._notice = notice
         self.begun.set()
 

@@ -314,14 +314,16 @@ class Worker:
             self._on_settled(record)
 
     def _hurry(self) -> None:
-        """Let the end not last for ever where the services are away."""
+        """Let the end not last for ever where the services are away, or are too slow."""
         until = math.inf
         while not self._ending.over.wait(_TICK_S):
             now = time.monotonic()
             if self._ending.dropping.is_set():
                 until = min(until, now + self._limits.settle_s)
-            if now >= until or self._ending.lifetime.is_over:
+            if now >= min(until, self._ending.hurry_at) or self._ending.lifetime.is_over:
                 self._outbox.hurry()
+            if now >= self._ending.give_up_at:
+                self._leases.release(self._outbox.give_up(), note=self._ending.job_note)
                 return
 
     def _info(self) -> WorkerInfo:

@@ -121,6 +121,19 @@ class Outbox:
         """Begin no upload any more and repeat nothing that fails, from any thread."""
         self._hurried.set()
 
+    def give_up(self) -> list[Lease]:
+        """Hold on to nothing any more and return the leases of what is not settled.
+
+        An upload that is under way is not waited for, and what it would complete is not settled.
+        """
+        self.hurry()
+        with self._guard:
+            left = list(self._leases.values())
+            self._leases.clear()
+        if left:
+            _log.warning("%d jobs will run again: there was no time for their results", len(left))
+        return left
+
     def abandon(self) -> None:
         """Store and settle nothing more, from any thread."""
         self._abandoned.set()
@@ -200,6 +213,13 @@ class Outbox:
         return not uploading and self._outcomes.empty() and self._is_idle()
 
     def _settle(self, group: list[Outcome]) -> None:
+        with self._guard:
+            given_up = [each for each in group if each.lease.attempt not in self._leases]
+        for outcome in given_up:
+            group.remove(outcome)
+            self._room.release()
+        if not group:
+            return
         try:
             self._again_and_again(lambda: self._runner.ledger.settle(group), while_=ServiceError)
             settled = True

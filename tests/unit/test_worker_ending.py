@@ -18,7 +18,7 @@ from adr.errors import Denied, Unavailable, UsageError
 from adr.keys import LIVE
 from adr.models import JobRecord, Lease, WorkerInfo
 from adr.runner import open_runner
-from adr.worker import notice
+from adr.worker import ending, notice
 from adr.worker.loop import Worker
 from adr.worker.slot import Limits
 from tests.unit.metadata import Metadata
@@ -315,6 +315,66 @@ class TestInterruption:
 
         assert ended(thread)
         assert site.states() == ["queued"]
+
+    @pytest.fixture
+    def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ending, "_LEAST_S", 0.5)
+        monkeypatch.setattr(ending, "_GIVE_UP_S", 14.5)
+
+    @pytest.mark.usefixtures("short")
+    def test_results_that_the_store_does_not_take_are_given_up_before_the_end(
+        self, site: Site, metadata: Metadata
+    ) -> None:
+        # given a job that is done, and a store that is away
+        site.queue("echo 1 > result")
+        refused = threading.Event()
+
+        class Refusing(Through):
+            def upload(self, *_: Any, **__: Any) -> None:
+                refused.set()
+                raise Unavailable("away")
+
+        worker, thread = self.start(site, store=Refusing, slots=1)
+        assert refused.wait(20)
+
+        # when EC2 takes the machine away
+        metadata.announce(1)
+
+        # then the worker has left, and the job waits for another one
+        assert ended(thread)
+        assert worker.report.succeeded == 0
+        assert site.worker(slots=1, stop_on_empty=True).run().succeeded == 1
+
+    @pytest.mark.usefixtures("short")
+    def test_an_upload_that_is_too_slow_is_not_waited_for(
+        self, site: Site, metadata: Metadata
+    ) -> None:
+        # given a job that is done, and an upload that does not end
+        site.queue("echo 1 > result")
+        began, go = threading.Event(), threading.Event()
+
+        class Slow(Through):
+            def upload(self, *options: Any, **more: Any) -> None:
+                began.set()
+                go.wait(20)
+                self.inner.upload(*options, **more)
+
+        worker, thread = self.start(site, store=Slow, slots=1)
+        assert began.wait(20)
+
+        # when EC2 takes the machine away
+        metadata.announce(1)
+
+        # then another worker is given the job, and told why
+        [lease] = open_runner(site.runner, worker="other").ledger.receive(1, 20)
+        [note] = lease.notes
+        assert "on i-0123 (spot)" in note
+        # and what the first one stores after that decides nothing
+        assert thread.is_alive()
+        go.set()
+        assert ended(thread)
+        assert worker.report.succeeded == 0
+        assert records(site) == {}
 
     def test_a_signal_ends_sooner_what_the_notice_would_wait_for(
         self, site: Site, metadata: Metadata, wait_for: Callable[..., bool]
