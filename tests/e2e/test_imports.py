@@ -78,7 +78,7 @@ FOR_FLEETS = {
     "version",
 }
 #: What those may import as well that reach machines elsewhere.
-FOR_MACHINES = FOR_FLEETS | {"access", "aws", "hostkeys", "remote", "wheel"}
+FOR_MACHINES = FOR_FLEETS | {"access", "aws", "fleets.pipoptions", "hostkeys", "remote", "wheel"}
 #: The fleets, each with the parts that are its own, and what it may import.
 FLEETS = {
     "fleets.local": ({"fleets.processes"}, FOR_FLEETS | {"cores"}),
@@ -284,7 +284,8 @@ def test_backends_know_only_what_is_theirs():
 def test_fleets_know_only_what_is_theirs():
     parts = {part for own, _ in FLEETS.values() for part in own}
     modules = {name for name in trees() if name.startswith("fleets.")}
-    assert modules == {*FLEETS, *parts, "fleets.base", "fleets.specs", "fleets.ec2"}
+    shared = {"fleets.base", "fleets.specs", "fleets.pipoptions", "fleets.ec2"}
+    assert modules == {*FLEETS, *parts, *shared}
     for fleet, (own, others) in FLEETS.items():
         for module in (fleet, *own):
             assert within(trees()[module]) <= own | others, module
