@@ -42,8 +42,9 @@ _TIMEOUT_S = SshSpec(hosts=()).timeout_s
 #: What is otherwise with hosts of another fleet, which end themselves.
 _ABOUT_INSTANCES = (
     "an instance that was prepared ends once its worker has left, and an hour after its worker "
-    "could reach the runner for the last time, as when its credentials have ended: outcomes that "
-    "it has not handed over by then are lost, and those jobs run again"
+    "could reach the runner for the last time, as when its credentials have ended, unless it was "
+    "launched with --keep: outcomes that it has not handed over by then are lost, and those jobs "
+    "run again"
 )
 
 
