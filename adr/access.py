@@ -38,6 +38,8 @@ _HOUR_S = 3600
 #: The longest that GetFederationToken gives keys for; the shortest is 15 minutes.
 _LONGEST_H = 36
 _LONGEST_NAME = 32
+#: STS knows a new role everywhere by then.
+_ASSUMABLE_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def _assumed(connection: Connection, role: WorkerRole, seconds: int, advice: str
     """Assume the role of the runner, after making it where that is refused at first."""
     # AWS says the same where there is no such role, or none yet: it is new to each try but one.
     is_new: bool | None = None
-    for last in tries():
+    for last in tries(_ASSUMABLE_WITHIN_S):
         try:
             return _assume(connection, role, seconds)
         except ServiceError as error:

@@ -48,6 +48,8 @@ __all__ = [
 
 #: ``adr.get_job`` never waits longer than this in one poll; the limit of SQS.
 _LONGEST_POLL_S = 20
+#: Smallest root volume of instances that are launched here.
+_LEAST_DISK_GIB = 20
 
 
 def create_bucket(
@@ -151,7 +153,8 @@ def launch_workers(
 ) -> list[str]:
     """Launch Amazon workers, tag them and wait for them to be online.
 
-    These are bare instances: `prepare` installs adr on them, and they do not end by themselves.
+    These are bare instances: `prepare` installs adr on them, and they do not end by themselves;
+    who shuts one down ends it. Their root volume is encrypted.
     `launch` launches instances that do both.
 
     Parameters
@@ -188,8 +191,10 @@ def launch_workers(
     ServiceError
         If EC2 refuses.
     """
-    from adr.aws import translated
+    from adr.fleets.ec2.images import find_images
     from adr.fleets.ec2.instances import LOGINS, PREPARE
+    from adr.fleets.ec2.refusals import refusals
+    from adr.fleets.ec2.requests import Order, Pool, run_instances
 
     spec = launch_spec("ec2", n, {"ami": ami, "asg": asg, "akp": akp, "ait": ait})
     assert isinstance(spec, Ec2Spec)
@@ -201,23 +206,20 @@ def launch_workers(
         "Version": __version__,
         PREPARE: LOGINS["ubuntu"],
     }
-    tagged = [{"Key": name, "Value": value} for name, value in tags.items()]
-    request: dict[str, Any] = {
-        "ImageId": spec.ami,
-        "InstanceType": spec.types[0],
-        "MinCount": n,
-        "MaxCount": n,
-        "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
-        # In the same call: one that is cut off leaves no instance that nobody finds.
-        "TagSpecifications": [
-            {"ResourceType": kind, "Tags": tagged} for kind in ("instance", "volume")
-        ],
-    }
-    if spec.groups:
-        request["SecurityGroupIds"] = list(spec.groups)
-    if spec.key_pair:
-        request["KeyName"] = spec.key_pair
-    with translated("launch", f"{n} instances of {spec.types[0]}"):
+    client = ec2.meta.client
+    region = client.meta.region_name
+    image = find_images(client, [spec.ami], region)[spec.ami]
+    order = Order(
+        n=n,
+        pools=(Pool(spec.types[0], spec.ami),),
+        root_device=image.root_device,
+        disk_gib=max(image.size_gib, _LEAST_DISK_GIB),
+        groups=spec.groups,
+        key_pair=spec.key_pair,
+        tags=tags,
+    )
+    request = run_instances(order, new_id(), n)
+    with refusals("launch", f"{n} instances of {spec.types[0]}", region, spec.types):
         instances = ec2.create_instances(**request)
         for instance in instances:
             instance.wait_until_running()

@@ -48,8 +48,9 @@ _WRITTEN = (_RESULTS, JOURNAL, CARDS, LOGS, LIVE, SETUP)
 ROLE_SESSION_S = 12 * 3600
 _POLICY_NAME = "adr-worker"
 
-_TRIES = 6
+_WITHIN_S = 8.0
 _FIRST_WAIT_S = 0.25
+_LONGEST_WAIT_S = 5.0
 #: Answers that tell of another who does the same, or of a place that does not know it yet.
 _MEANWHILE = {
     "ConcurrentModification",
@@ -277,12 +278,20 @@ class WorkerRole:
                 _log.debug("%s; looking again", error)
 
 
-def tries() -> Iterator[bool]:
-    """Yield for each of some tries whether it is the last one, waiting longer before each."""
-    for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1))
-        yield attempt == _TRIES - 1
+def tries(within_s: float = _WITHIN_S) -> Iterator[bool]:
+    """Yield for each of some tries whether it is the last one, waiting longer before each.
+
+    Parameters
+    ----------
+    within_s : float, optional
+        Longest that is waited for, in seconds and in all.
+    """
+    left_s, wait_s = within_s, _FIRST_WAIT_S
+    while wait_s <= left_s:
+        yield False
+        time.sleep(wait_s)
+        left_s, wait_s = left_s - wait_s, min(2 * wait_s, _LONGEST_WAIT_S)
+    yield True
 
 
 def _allow(actions: Sequence[str], resource: str | Sequence[str]) -> dict[str, Any]:

@@ -356,6 +356,10 @@ def test_instances_are_launched_and_found_by_their_runner(ec2, key_pair, group):
         assert tags_of(each)["Runner"] == runner
         assert tags_of(each)["Name"] == f"adr-{runner[:7]}"
         assert all(tags_of(volume)["Runner"] == runner for volume in each.volumes.all())
+        assert all(volume.encrypted for volume in each.volumes.all())
+        assert each.metadata_options["HttpTokens"] == "required"
+        ending = each.describe_attribute(Attribute="instanceInitiatedShutdownBehavior")
+        assert ending["InstanceInitiatedShutdownBehavior"]["Value"] == "terminate"
     [first] = adr.iterate_workers(runner, hosts=[addresses[0]])
     assert first.public_ip_address == addresses[0]
     for each in (runner, other):

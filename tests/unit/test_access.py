@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -417,6 +418,18 @@ class TestLending:
         assert lent.session_token
         assert profile_left(temporary) == [f"role {iam.name}"]
         assert iam.proxy.counts["sts.AssumeRole"] == 4
+
+    def test_a_new_role_is_waited_for_up_to_a_minute(
+        self, iam: Iam, temporary: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited: list[float] = []
+        monkeypatch.setattr("adr.role.time", SimpleNamespace(sleep=waited.append))
+        iam.proxy.fail("sts.AssumeRole", 403, "AccessDenied", message=SAID)
+
+        with pytest.raises(ServiceError, match="AWS denies sts:AssumeRole"):
+            lend(temporary, 2)
+
+        assert 50 < sum(waited) <= 60
 
     def test_the_role_is_assumed_where_federating_is_denied(self, iam: Iam) -> None:
         iam.proxy.fail("sts.GetFederationToken", 403, "AccessDenied", message=SAID)

@@ -88,12 +88,13 @@ def run_instances(order: Order, token: str, least: int) -> dict[str, Any]:
     request = {
         **_instance(order, token),
         "InstanceType": pool.type,
-        "UserData": order.user_data,
         "MinCount": least,
         "MaxCount": order.n,
         # EC2 takes another number under the same token for a mistake.
         "ClientToken": token if least == order.n else f"{token}-least",
     }
+    if order.user_data:
+        request["UserData"] = order.user_data
     if pool.subnet:
         request["SubnetId"] = pool.subnet
     return request
