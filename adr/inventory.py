@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from adr.errors import AdrError, Denied, NotFound, RunnerGone, UsageError
 from adr.fleets.base import Host, HostState, Remembering, Telling
 from adr.keys import INSTALL, LAUNCHES, SETUP, WORKERS, setup_key
 from adr.models import WorkerInfo, time_text
+from adr.orders import read_orders
 from adr.runner import Runner
 from adr.stores.base import ObjectStore
 
@@ -96,10 +97,14 @@ def hosts(runner: Runner, strict: bool = False) -> list[HostView]:
         Raise where a fleet cannot be asked; without, it is left out, with a warning in the log.
     """
     found: list[Host] = []
+    ended: list[Host] = []
     trouble: dict[str, AdrError] = {}
     for kind in runner.fleets:
         try:
-            found += runner.fleets[kind]().hosts()
+            fleet = runner.fleets[kind]()
+            found += fleet.hosts()
+            if isinstance(fleet, Remembering):
+                ended += fleet.ended()
         except RunnerGone:
             raise
         except AdrError as error:
@@ -111,7 +116,8 @@ def hosts(runner: Runner, strict: bool = False) -> list[HostView]:
             raise why
         level = logging.DEBUG if expected else logging.WARNING
         _log.log(level, "the hosts of the fleet %s are not known: %s", kind, why)
-    return _joined(runner, found)
+    views = _joined(runner, found)
+    return views + _unheard(runner, ended, {view.name for view in views})
 
 
 def choose(views: Sequence[HostView], names: Sequence[str]) -> list[HostView]:
@@ -188,6 +194,21 @@ def _former(runner: Runner, name: str) -> Host | None:
         if isinstance(fleet, Remembering) and (host := fleet.former(name)):
             return host
     return None
+
+
+def _unheard(runner: Runner, ended: Sequence[Host], known: set[str]) -> list[HostView]:
+    """Return hosts that ended and left no word of a worker or of their setup."""
+    silent = [host for host in ended if host.name not in known and not host.login]
+    # What is destroyed has no words of anybody.
+    if not silent or read_orders(runner.store).destroyed:
+        return []
+    heard = runner.roster.heard_of()
+    advice = "ended before its worker was heard of: adr logs --worker={}"
+    return [
+        HostView(replace(host, note="; ".join(filter(None, (host.note, advice.format(host.name))))))
+        for host in silent
+        if host.name not in heard
+    ]
 
 
 def _joined(runner: Runner, found: Sequence[Host]) -> list[HostView]:

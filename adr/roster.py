@@ -195,6 +195,11 @@ class Roster:
                 infos.append(info)
         return sorted(infos, key=lambda info: (info.started_at, info.worker))
 
+    def heard_of(self) -> set[str]:
+        """Return the hosts of all workers whose heartbeat is kept, also of those that left."""
+        found = self._read([entry.key for entry in self._store.list(LIVE)])
+        return {WorkerInfo.from_dict(json.loads(each.body)).host for each in found.values()}
+
     def _lives(self, worker: str, heartbeat: Document) -> bool:
         if self._locks is not None:
             return self._locks.is_held(worker)

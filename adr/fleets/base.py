@@ -211,6 +211,9 @@ class Remembering(Protocol):
     def former(self, name: str) -> Host | None:
         """Return a host of this runner that has ended; None where it is not known, or not now."""
 
+    def ended(self) -> list[Host]:
+        """Return the hosts that ended of late by themselves: nobody has asked for it."""
+
 
 def process_words(
     runner_id: str, options: WorkerOptions, *, host: str, **more: str | None

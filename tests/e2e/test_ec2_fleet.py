@@ -951,6 +951,29 @@ def test_what_an_instance_has_said_is_shown_after_it_has_ended(made):
     made.ec2.terminate_instances(InstanceIds=[other.name])
 
 
+def test_instances_that_ended_by_themselves_are_remembered(made):
+    [host] = launch(made, Ec2Spec()).hosts
+    runner = replace(made.runner, fleets={"ec2": lambda: made.fleet})
+    assert made.fleet.ended() == []
+    made.ec2.terminate_instances(InstanceIds=[host.name])
+    assert made.fleet.ended() == []
+    assert hosts(runner) == []
+
+    # as EC2 tells of an instance that was shut down from within
+    def shut_down(call):
+        body = call.answer.body
+        told = body.replace(b"Client.UserInitiatedShutdown", b"Client.InstanceInitiatedShutdown")
+        assert told != body
+        return replace(call.answer, body=told)
+
+    made.proxy.after("ec2.DescribeInstances", shut_down, times=3)
+
+    assert [each.name for each in made.fleet.ended()] == [host.name]
+    [view] = hosts(runner)
+    assert view.note == f"ended before its worker was heard of: adr logs --worker={host.name}"
+    assert view.host.state is HostState.ENDED
+
+
 # The end
 
 

@@ -151,6 +151,38 @@ def test_a_failed_setup_is_shown_also_where_the_host_is_gone(runner):
     assert inventory.output_of(runner, "i-9") == b"no such package"
 
 
+class Lasting(Resting):
+    """A fleet that knows some hosts after they have ended."""
+
+    gone: tuple[Host, ...] = ()
+
+    def former(self, name):
+        return next((host for host in self.gone if host.name == name), None)
+
+    def ended(self):
+        return list(self.gone)
+
+
+def test_a_host_that_ended_without_a_word_is_shown(runner):
+    fleet = Lasting("ec2", RUNNING)
+    names = ("i-6", "i-7", "i-8")
+    fleet.gone = tuple(Host(name, "ec2", HostState.ENDED) for name in names)
+    runner = replace(runner, fleets={"ec2": lambda: fleet})
+    # one had a worker that has left, one could say why its setup failed
+    runner.roster.leave(WorkerInfo(new_id(), "i-6", 1, 4, time.time(), "0"))
+    runner.store.write(setup_key("i-7"), b"no such package")
+
+    views = {view.name: view for view in inventory.hosts(runner)}
+
+    assert list(views) == ["i-1", "i-7", "i-8"]
+    assert views["i-8"].host.state is HostState.ENDED
+    assert views["i-8"].note == "ended before its worker was heard of: adr logs --worker=i-8"
+    assert views["i-7"].note == "setup failed: adr logs --worker=i-7"
+    # Nothing of a destroyed runner is heard of.
+    order_destruction(runner.store)
+    assert [view.name for view in inventory.hosts(runner)] == ["i-1", "i-7"]
+
+
 def test_a_fleet_that_cannot_be_asked_hides_no_other(runner, ec2, caplog):
     ec2.broken["hosts"] = ServiceError("AWS denies DescribeInstances")
 

@@ -19,7 +19,16 @@ from adr.aws import Connection, error_code
 from adr.errors import AdrError, PartialFailure, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.ec2.groups import group_name, let_in
-from adr.fleets.ec2.instances import as_host, await_states, change, find, find_ids, market, state_of
+from adr.fleets.ec2.instances import (
+    as_host,
+    await_states,
+    change,
+    find,
+    find_ids,
+    market,
+    state_of,
+    was_asked_to_end,
+)
 from adr.fleets.ec2.launch import carry_out
 from adr.fleets.ec2.leftovers import remove_leftovers
 from adr.fleets.ec2.plan import make_plan
@@ -177,6 +186,12 @@ class Ec2Fleet:
             _log.debug("what became of %s is not known: %s", name, error)
             return None
         return next((as_host(each, self.kind) for each in found), None)
+
+    def ended(self) -> list[Host]:
+        """Return the instances that ended within about the last hour, but were not terminated."""
+        mine = {"tag_Runner": [self._connection.runner_id]}
+        found = find(self._ec2, self._region, instance_state_name=["terminated"], **mine)
+        return [as_host(each, self.kind) for each in found if not was_asked_to_end(each)]
 
     def output(self, host: Host) -> bytes:
         """Return what an instance has written on its console; empty where EC2 has nothing."""

@@ -31,6 +31,7 @@ __all__ = [
     "market",
     "state_of",
     "tags_of",
+    "was_asked_to_end",
     "why_it_ended",
 ]
 
@@ -56,7 +57,8 @@ _STATES = {
     "terminated": HostState.ENDED,
 }
 #: Reasons of EC2 that say nothing which the state does not say.
-_ORDINARY = ("Client.UserInitiated", "Client.InstanceInitiatedShutdown")
+_ASKED = "Client.UserInitiated"
+_ORDINARY = (_ASKED, "Client.InstanceInitiatedShutdown")
 _REASONS = {
     "Server.SpotInstanceTermination": "interrupted by EC2 (spot)",
     "Server.SpotInstanceShutdown": "interrupted by EC2 (spot)",
@@ -223,6 +225,12 @@ def _address(instance: Instance) -> str:
 def why_it_ended(instance: Instance) -> str:
     """Return why an instance is not there, in words."""
     return _note(instance) or instance.get("StateTransitionReason") or "EC2 does not say why"
+
+
+def was_asked_to_end(instance: Instance) -> bool:
+    """Tell whether somebody has terminated an instance, or nobody knows."""
+    code = instance.get("StateReason", {}).get("Code", "")
+    return not code or code.startswith(_ASKED)
 
 
 def _note(instance: Instance) -> str:
