@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adr.errors import AdrError, Denied, PartialFailure, RunnerGone, UsageError
+from adr.errors import (
+    AdrError,
+    Denied,
+    PartialFailure,
+    RunnerGone,
+    Unavailable,
+    UsageError,
+)
 from adr.inventory import may_have_others
 from adr.keys import BATCHES, INSTALL, LAUNCHES, LIVE, SETUP, WORKERS, bundle_key, journal_prefix
 from adr.launching import dissolve, end_all
@@ -49,8 +56,8 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
     left = dissolve(runner, ended, progress)
     if gone is None:
         if not may_have_others(runner.store, there):
-            # Whoever may not even look for hosts has launched none.
-            trouble, left = _without_denied(trouble), _without_denied(left)
+            # Nobody has launched any, so that there is nothing to look for.
+            trouble, left = _that_counts(trouble), _that_counts(left)
         if purge and not left:
             runner.remove()
         elif not trouble and not left:
@@ -59,14 +66,17 @@ def destroy_runner(runner: Runner, purge: bool, progress: Progress) -> None:
         said = "; ".join(dict.fromkeys(map(str, [*trouble.values(), *left.values()])))
         again = "" if purge and not left else "; once that is mended, the same command goes on"
         raise PartialFailure(
-            f"the runner {runner.id} takes no more jobs, but something of it is left: {said}{again}"
+            f"the runner {runner.id} takes no more jobs, but something of it may be left: "
+            f"{said}{again}"
         )
     if gone is not None and not there:
         raise gone
 
 
-def _without_denied(trouble: dict[str, AdrError]) -> dict[str, AdrError]:
-    return {kind: error for kind, error in trouble.items() if not isinstance(error, Denied)}
+def _that_counts(trouble: dict[str, AdrError]) -> dict[str, AdrError]:
+    """Leave out fleets that these credentials, or this network, do not reach."""
+    out_of_reach = (Denied, Unavailable)
+    return {kind: error for kind, error in trouble.items() if not isinstance(error, out_of_reach)}
 
 
 def _delete_inputs(runner: Runner, progress: Progress) -> None:

@@ -17,6 +17,7 @@
     _workers/setup/<host>.log                   why a host could not be set up
     _install/<sha256>/<name>                    what new hosts install
     _launches/<token>.json                      launches whose answer is not known yet
+    _batches/destroyed                          that nobody is to queue any more
     _control/<order>                            orders
 
 Keys are text of at most 1,024 bytes in UTF-8 (the limit of S3). File names are bytes of any
@@ -41,6 +42,7 @@ __all__ = [
     "SEAL",
     "SETUP",
     "SSH_HOSTS",
+    "TOMBSTONE",
     "UNACCOUNTED",
     "WORKERS",
     "bundle_key",
@@ -64,6 +66,8 @@ CONTROL = "_control/"
 MANIFEST = ".jsonl.gz"
 SEAL = ".seal"
 UNACCOUNTED = ".unaccounted"
+#: Beside the manifests, which whoever queues lists anyway.
+TOMBSTONE = BATCHES + "destroyed"
 WORKERS = "_workers/"
 LIVE = WORKERS + "live/"
 SETUP = WORKERS + "setup/"

@@ -9,7 +9,7 @@ import json
 import time
 from dataclasses import dataclass
 
-from adr.keys import CONTROL
+from adr.keys import CONTROL, TOMBSTONE
 from adr.models import SCHEMA, time_text
 from adr.stores.base import ObjectStore
 
@@ -32,6 +32,8 @@ class Orders:
 def order_destruction(store: ObjectStore, batch: str | None = None) -> None:
     """Call off the jobs of a batch, or of the whole runner; idempotent."""
     body = json.dumps({"schema": SCHEMA, "ordered_at": time_text(time.time())}).encode()
+    if batch is None:
+        store.write(TOMBSTONE, body)
     store.write(_RUNNER if batch is None else _BATCH + batch, body)
 
 

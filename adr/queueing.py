@@ -19,8 +19,8 @@ from pathlib import Path
 
 from adr.batch import BatchPlan, new_batch_id
 from adr.bundle import write_bundle
-from adr.errors import AdrError, Conflict, NotFound
-from adr.keys import BATCHES, MANIFEST, bundle_key, manifest_key, seal_key, sent_key
+from adr.errors import AdrError, Conflict, NotFound, RunnerGone
+from adr.keys import BATCHES, MANIFEST, TOMBSTONE, bundle_key, manifest_key, seal_key, sent_key
 from adr.manifest import Manifest, jobs_digest, manifest_bytes, read_manifest
 from adr.models import SCHEMA, Job, new_id
 from adr.orders import read_orders
@@ -157,6 +157,10 @@ def _new_bundle(scratch: Path | None) -> Iterator[Path]:
 def _unfinished(runner: Runner, digest: str) -> Manifest | None:
     """Find the batch of the same work whose queueing was cut off, unless it was called off."""
     keys = {entry.key for entry in runner.store.list(BATCHES)}
+    if TOMBSTONE in keys:
+        raise RunnerGone(
+            f"the runner {runner.id} has been destroyed: adr destroy goes on where that was cut off"
+        )
     for key in sorted(keys):
         name = key.removeprefix(BATCHES).removesuffix(MANIFEST)
         if key.endswith(MANIFEST) and seal_key(name) not in keys and "+" not in name:

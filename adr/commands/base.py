@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from adr import output
 from adr.helptexts import complete
 from adr.options import Arguments, asks_help, parse
 
-__all__ = ["COMMANDS", "Command", "Handler", "command"]
+__all__ = ["COMMANDS", "Command", "Handler", "command", "telling_if_interrupted"]
 
 Command = Callable[[Sequence[str] | None], int]
 #: Every command by its name.
@@ -53,6 +54,16 @@ def command(function: Callable[[Arguments], int]) -> Command:
     del run.__wrapped__
     COMMANDS[name] = run
     return run
+
+
+@contextmanager
+def telling_if_interrupted(sentence: str) -> Iterator[None]:
+    """Say what Ctrl-C leaves behind of work that goes on elsewhere."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.say(f"adr: {sentence}")
+        raise
 
 
 def _log_from(level: int) -> None:

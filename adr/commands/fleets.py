@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from adr import hostoutput, output
-from adr.commands.base import command
+from adr.commands.base import command, telling_if_interrupted
 from adr.commands.login import login_of, password_of
 from adr.current import runner_of
-from adr.errors import UsageError
+from adr.errors import PartialFailure, UsageError
 from adr.options import Arguments
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def adr_launch(given: Arguments) -> int:
     if not given.flag("--quiet"):
         for line in hostoutput.cost_lines(plan):
             output.say(line)
-    with output.progress(given.flag("--quiet")) as progress:
+    left = "hosts may have been launched: adr list RUNNER shows them, adr destroy ends them"
+    with telling_if_interrupted(left), output.progress(given.flag("--quiet")) as progress:
         report = core.launch_plan(runner, spec, plan, region, progress=progress)
     return _shown(given, runner, report, "launch")
 
@@ -135,7 +136,8 @@ def adr_prepare(given: Arguments) -> int:
     timeout = given.number("--timeout", "seconds")
     if timeout is not None:
         options["timeout"] = timeout
-    with output.progress(given.flag("--quiet")) as progress:
+    left = "what has begun on a host may go on there: adr prepare again, or adr stop --hosts=HOST"
+    with telling_if_interrupted(left), output.progress(given.flag("--quiet")) as progress:
         report = core.prepare(
             runner,
             given.text("--region"),
@@ -199,8 +201,17 @@ def _change(given: Arguments, verb: str) -> int:
     runner, chosen = runner_of(given), given.listed("--hosts")
     act = core.start if verb == "start" else core.stop
     login = login_of(given)
-    with output.progress(given.flag("--quiet")) as progress:
-        hosts = act(runner, given.text("--region"), chosen, **login, progress=progress)
+    try:
+        with output.progress(given.flag("--quiet")) as progress:
+            hosts = act(runner, given.text("--region"), chosen, **login, progress=progress)
+    except PartialFailure as error:
+        done, failed = list(error.succeeded), list(error.failed)
+        if given.flag("--json"):
+            output.print_json({"runner": runner, "succeeded": done, "failed": failed})
+        elif done and not given.flag("--quiet"):
+            past = "started" if verb == "start" else "stopped"
+            output.say(f"{past}: {output.plain(', '.join(done))} (adr list RUNNER shows all)")
+        raise
     if not given.flag("--quiet"):
         for line in hostoutput.change_lines(hosts, verb):
             output.say(line)

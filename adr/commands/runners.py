@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from adr import hostoutput, output
-from adr.commands.base import command
+from adr.commands.base import command, telling_if_interrupted
 from adr.commands.login import login_of
 from adr.current import configured_runner, runner_of, same_runner
 from adr.errors import AdrError, UsageError
@@ -169,6 +169,7 @@ def adr_destroy(given: Arguments) -> int:
       <general options>
     """
     from adr import adr as core
+    from adr import config
 
     runner, batch, purge = runner_of(given), given.text("--batch"), given.flag("--purge")
     hosts = given.listed("--hosts")
@@ -184,7 +185,8 @@ def adr_destroy(given: Arguments) -> int:
         output.say("nothing has been destroyed")
         return 1
     login = login_of(given)
-    with output.progress(given.flag("--quiet")) as progress:
+    left = "it may be half destroyed: the same command goes on"
+    with telling_if_interrupted(left), output.progress(given.flag("--quiet")) as progress:
         core.destroy(
             runner,
             given.text("--region"),
@@ -195,11 +197,15 @@ def adr_destroy(given: Arguments) -> int:
             progress=progress,
         )
     before = configured_runner()
-    current = _current_after(given, runner) if whole else before
+    current = before
+    if whole and before is not None and same_runner(before, runner):
+        # No other takes its place: the same command again must not destroy that one.
+        config.update_config("runner", None)
+        current = None
     if not given.flag("--quiet"):
         output.say(f"destroyed {output.plain(what)}")
         if current != before:
-            output.say(f"the current runner is now {output.plain(current or 'none')}")
+            output.say("there is no current runner now: adr set chooses one")
     if given.flag("--json"):
         output.print_json(
             {"runner": runner, "hosts": hosts, "batch": batch, "purged": purge, "current": current}
@@ -245,28 +251,3 @@ def _list_runners(given: Arguments) -> int:
     if not runners:
         output.say("there are no runners: adr create makes one")
     return 0
-
-
-def _current_after(given: Arguments, destroyed: str) -> str | None:
-    """Make another live runner the current one, where the current one was destroyed."""
-    from adr import adr as core
-    from adr import config
-    from adr.runner import is_runner_id
-
-    current = configured_runner()
-    if current is None or not same_runner(current, destroyed):
-        return current
-    # Unset first: whatever happens next, the configuration must not name what is gone.
-    config.update_config("runner", None)
-    try:
-        # After a local runner comes another local one: AWS has no part in this.
-        local = not is_runner_id(destroyed)
-        runners = core.list_runners(given.text("--region"), local=local)
-    except AdrError as error:
-        _log.warning("no other runner becomes the current one: %s", error)
-        return None
-    live = [info.runner for info in runners if not info.results_only]
-    following = next((each for each in live if not same_runner(each, destroyed)), None)
-    if following:
-        config.update_config("runner", following)
-    return following

@@ -28,6 +28,9 @@ from __future__ import annotations
 import ctypes
 import marshal
 import os
+
+# For os.wait4, which imports it at its first call: that may be as a user who cannot read it.
+import resource  # noqa: F401
 import select
 import signal
 import time

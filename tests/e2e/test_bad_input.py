@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from adr.orders import order_destruction
+from adr.runner import open_runner
+
 UNKNOWN = "0b3f7d1e-4c55-4a39-9f0e-2d5a8c1b7e66"
 QUEUE = ["queue", "--command=true"]
 RUN = ["run", "--to=out", "--command=true"]
@@ -392,3 +395,15 @@ def test_a_batch_whose_bundle_cannot_be_stored_is_not_queued(shell, proxy):
     assert proxy.count("s3.PutObject") == 1
     assert proxy.count("sqs.SendMessageBatch") == 0
     assert shell("status").out == "no batches\n"
+
+
+def test_nothing_is_queued_into_a_runner_that_is_half_destroyed(shell):
+    # given a runner whose destruction was cut off after its first step
+    runner = shell("create", "--local").out.strip()
+    order_destruction(open_runner(runner).store)
+    shell.write({"a.txt": "a"})
+
+    done = shell("queue", "--command=true", "a.txt", status=2)
+
+    assert "has been destroyed: adr destroy goes on" in done.err
+    assert shell("status", "--json").json["totals"]["jobs"] == 0

@@ -160,12 +160,11 @@ def test_what_has_to_do_with_aws_would_be_noticed(shell, aws_env):
 
 def test_destroying_a_local_runner_asks_nothing_of_aws_even_where_there_is_one(shell, aws_env):
     shell.start = WITHOUT_BOTO
-    first = shell("create", "--local").out.strip()
-    shell("create", "--local")
+    runner = shell("create", "--local").out.strip()
 
     done = shell("destroy", "--yes", "--purge")
 
-    assert done.err.splitlines()[-1] == f"the current runner is now {first}"
+    assert done.err.splitlines()[0] == f"destroyed runner {runner}"
 
 
 def test_workers_on_this_machine_are_launched_without_boto3(shell, aws_env):

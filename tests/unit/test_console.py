@@ -19,7 +19,7 @@ import adr
 from adr import config, console, output
 from adr.commands import base
 from adr.console import main
-from adr.errors import AdrError, RunnerGone, ServiceError, UsageError
+from adr.errors import AdrError, PartialFailure, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec, Volume, WorkerOptions
 from adr.inventory import HostView
@@ -786,26 +786,16 @@ def test_set_chooses_the_current_runner(core, tmp_path):
     assert core.calls == []
 
 
-def test_after_the_current_runner_is_destroyed_another_live_one_is_current(core, capsys):
+def test_after_the_current_runner_is_destroyed_none_is_current(core, capsys):
+    """The same command again must not destroy another one."""
     config.update_config("runner", RUNNER)
-    core.answers["list_runners"] = [
-        runner_info(RUNNER),
-        runner_info("/old", results_only=True),
-        runner_info(OTHER),
-    ]
+    core.answers["list_runners"] = [runner_info(RUNNER), runner_info(OTHER)]
     assert main(["destroy", "--yes", "--purge"]) == 0
     expected = {"batch": None, "purge": True, **NO_LOGIN}
     assert core.only("destroy") == ((RUNNER, None, None), expected)
-    assert config.load_config("runner") == OTHER
-    assert f"the current runner is now {OTHER}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("others", [[], ServiceError("no network")])
-def test_after_the_last_runner_is_destroyed_none_is_current(core, others):
-    config.update_config("runner", RUNNER)
-    core.answers["list_runners"] = others
-    assert main(["destroy", "--yes"]) == 0
     assert config.load_config("runner") is None
+    assert "there is no current runner now: adr set chooses one" in capsys.readouterr().err
+    assert main(["destroy", "--yes", "--purge"]) == 2
 
 
 @pytest.mark.parametrize("words", [[OTHER], ["--batch=b"]])
@@ -814,6 +804,30 @@ def test_the_current_runner_stays_where_something_else_is_destroyed(core, words)
     core.answers["list_runners"] = [runner_info(OTHER)]
     assert main(["destroy", "--yes", *words]) == 0
     assert config.load_config("runner") == RUNNER
+
+
+@pytest.mark.parametrize(
+    ("call", "words", "said"),
+    [
+        ("launch_plan", ["launch", RUNNER], "hosts may have been launched"),
+        ("prepare", ["prepare", RUNNER], "what has begun on a host may go on there"),
+        ("destroy", ["destroy", "--yes", RUNNER], "it may be half destroyed"),
+    ],
+)
+def test_an_interruption_tells_what_goes_on_elsewhere(core, capsys, call, words, said):
+    core.answers[call] = KeyboardInterrupt()
+    assert main(words) == 130
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["start", "stop"])
+def test_what_was_changed_is_told_where_some_could_not_be(core, capsys, verb):
+    core.answers[verb] = PartialFailure("not all", ["i-1", "i-2"], ["i-3"])
+    assert main([verb, RUNNER]) == 1
+    assert "ed: i-1, i-2" in capsys.readouterr().err
+    assert main([verb, "--json", RUNNER]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert (data["succeeded"], data["failed"]) == (["i-1", "i-2"], ["i-3"])
 
 
 def test_destroy_is_refused_where_nobody_can_be_asked(core, capsys):

@@ -12,7 +12,15 @@ import pytest
 
 from adr import inventory, launching
 from adr.destruction import destroy_runner
-from adr.errors import AdrError, Denied, PartialFailure, RunnerGone, ServiceError, UsageError
+from adr.errors import (
+    AdrError,
+    Denied,
+    PartialFailure,
+    RunnerGone,
+    ServiceError,
+    Unavailable,
+    UsageError,
+)
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec
 from adr.keys import setup_key
@@ -463,9 +471,10 @@ def test_a_host_that_cannot_be_ended_stops_nothing_else_and_can_be_ended_later(r
     assert ec2.done[-1] == ("dissolve",)
 
 
-def test_whoever_has_no_rights_on_instances_can_destroy_what_has_none(runner, ec2, ssh):
+@pytest.mark.parametrize("kind", [Denied, Unavailable])
+def test_whoever_does_not_reach_instances_can_destroy_what_has_none(runner, ec2, ssh, kind):
     for verb in ("hosts", "dissolve"):
-        ec2.broken[verb] = Denied("AWS denies it")
+        ec2.broken[verb] = kind("it is out of reach")
     inventory.register(runner.store, ["lab1"])
 
     destroy_runner(runner, False, SILENT)
