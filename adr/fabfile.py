@@ -17,6 +17,7 @@ sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file_
 
 import math  # noqa: E402
 import os  # noqa: E402
+import re  # noqa: E402
 import shlex  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
@@ -27,6 +28,7 @@ from invoke.exceptions import Exit  # noqa: E402
 
 from adr.errors import AdrError  # noqa: E402
 from adr.fleets.base import process_words  # noqa: E402
+from adr.fleets.pipoptions import refuse_login  # noqa: E402
 from adr.fleets.specs import SshSpec, WorkerOptions  # noqa: E402
 from adr.fleets.sshhost import SshHost, endpoints  # noqa: E402
 from adr.hostkeys import KnownHosts  # noqa: E402
@@ -57,6 +59,8 @@ def install(c: Connection, required_packages: Sequence[str] | None = None) -> No
     # Fabric 1 took lists as one text.
     packages = [name for text in required_packages or () for name in text.replace(",", " ").split()]
     with _reached(c) as remote:
+        # The user of an address for SSH is no secret.
+        refuse_login(re.sub(r"ssh://\w+@", "ssh://", " ".join(packages)), "--required-packages")
         SshHost(remote).install(pack_wheel(), packages, packages=bool(packages))
 
 

@@ -104,6 +104,16 @@ def test_a_changed_host_key_is_refused_here_as_well(fab, sshd):
     assert "has changed" in fab("-H", "lab", "stop", status=1).stderr
 
 
+def test_packages_with_a_login_in_their_address_are_refused(fab, sshd):
+    address = "git+https://me:open-sesame@host.example/model.git"
+
+    said = fab("-H", "lab", "install", "--required-packages", address, status=2)
+
+    assert "an address in --required-packages holds a user name or a password" in said.stderr
+    assert "sesame" not in said.stdout + said.stderr
+    assert not (sshd.home / ".envs").exists()
+
+
 @pytest.mark.timeout(300)
 def test_a_host_is_installed_and_works_by_hand(
     fab, shell, sshd, place, aws_env, moto_url, monkeypatch, tmp_path, wait_for
