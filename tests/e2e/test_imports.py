@@ -78,7 +78,10 @@ FOR_FLEETS = {
     "version",
 }
 #: What those may import as well that reach machines elsewhere.
-FOR_MACHINES = FOR_FLEETS | {"access", "aws", "fleets.pipoptions", "hostkeys", "remote", "wheel"}
+FOR_MACHINES = FOR_FLEETS | {
+    *("access", "aws", "role"),
+    *("fleets.pipoptions", "hostkeys", "remote", "wheel"),
+}
 #: The fleets, each with the parts that are its own, and what it may import.
 FLEETS = {
     "fleets.local": ({"fleets.processes"}, FOR_FLEETS | {"cores"}),
