@@ -233,7 +233,8 @@ def start(
     region_name : str, optional
         Amazon region identifier
     hosts : list, optional
-        List of specific hosts to start, by name or address [default: all that are stopped]
+        List of specific hosts to start, by name or address [default: all that are
+        stopped, or whose worker has left]
     user, password, key_filename : str, optional
         How to log in to hosts over SSH [default: as they were prepared]
     progress : Progress, optional

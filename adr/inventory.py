@@ -32,6 +32,11 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+#: In which state a host without a worker waits to be started again, by the kind of its fleet.
+#: A host over SSH is only remembered: it has run when it was last spoken to. An instance that
+#: runs may still be setting itself up.
+_WITHOUT_WORKER = {"local": HostState.ENDED, "ssh": HostState.RUNNING}
+
 
 @dataclass(frozen=True)
 class HostView:
@@ -63,10 +68,17 @@ class HostView:
         return sum(worker.done for worker in self.workers)
 
     @property
+    def lacks_worker(self) -> bool:
+        """Tell whether nothing works there although nobody has stopped it."""
+        return not self.workers and _WITHOUT_WORKER.get(self.host.fleet) is self.host.state
+
+    @property
     def note(self) -> str:
         """Return what somebody should know of it, in words."""
         failed = f"setup failed: adr logs --worker={self.name}" if self.setup_failed else ""
-        notes = [failed, self.host.note, *(worker.note for worker in self.workers)]
+        silent = self.lacks_worker and self.host.state is HostState.RUNNING
+        idle = f"no worker: adr start --hosts={self.name}" if silent else ""
+        notes = [failed, idle, self.host.note, *(worker.note for worker in self.workers)]
         return "; ".join(dict.fromkeys(note for note in notes if note))
 
     def to_dict(self) -> dict[str, Any]:

@@ -126,16 +126,22 @@ def stop(runner: Runner, names: Sequence[str] | None, progress: Progress) -> lis
         If some could not be stopped; the others are.
     """
     running = (HostState.PENDING, HostState.RUNNING, HostState.STOPPING)
-    chosen = _to_change(runner, names, running, "stop")
+    chosen = _to_change(runner, names, lambda view: view.host.state in running, "stop")
     return _change(runner, chosen, "stop", lambda fleet, each: fleet.stop(each, progress))
 
 
 def start(runner: Runner, names: Sequence[str] | None, progress: Progress) -> list[Host]:
-    """Start stopped hosts and workers again, without names all of them, and register them.
+    """Start hosts and workers again, and register them; without names all that do not work.
+
+    Those are the stopped ones, and those whose worker has left or was killed. An instance that
+    has ended is gone, and one that runs may be setting itself up: both are left alone.
 
     Raises as `stop` does.
     """
-    chosen = _to_change(runner, names, (HostState.STOPPED, HostState.STOPPING), "start")
+    resting = (HostState.STOPPED, HostState.STOPPING)
+    chosen = _to_change(
+        runner, names, lambda view: view.lacks_worker or view.host.state in resting, "start"
+    )
     return _change(runner, chosen, "start", lambda fleet, each: fleet.start(each, progress))
 
 
@@ -229,12 +235,12 @@ def fleet_for(runner: Runner, spec: Spec) -> Fleet:
 
 
 def _to_change(
-    runner: Runner, names: Sequence[str] | None, states: Sequence[HostState], verb: str
+    runner: Runner, names: Sequence[str] | None, concerns: Callable[[HostView], bool], verb: str
 ) -> list[Host]:
-    """Return the hosts that are named, or all of fleets that are in one of these states."""
+    """Return the hosts that are named, or all of fleets that it concerns."""
     views = hosts(runner, strict=True)
     if names is None:
-        found = [view.host for view in views if view.host.fleet and view.host.state in states]
+        found = [view.host for view in views if view.host.fleet and concerns(view)]
     else:
         chosen = choose(views, names)
         _refuse_foreign(chosen, verb)

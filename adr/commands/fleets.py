@@ -166,7 +166,7 @@ def adr_start(given: Arguments) -> int:
 
     Options:
       --hosts=HOSTS          Only these, by name or address, with commas; without,
-                             all that are stopped
+                             all that are stopped, or whose worker has left
       <ssh options>
       --json                 Print the outcome as JSON
       <runner options>

@@ -275,6 +275,28 @@ def test_stopping_deregisters_and_starting_registers_the_new_address(runner, ec2
     assert ec2.done[-1] == ("start", ["i-1"])
 
 
+def test_all_hosts_without_a_worker_are_started(runner, ec2):
+    # given a fleet of each kind, with a host that works and hosts whose worker is gone
+    here = Resting("local", *(Host(f"local-{n}", "local", HostState.ENDED) for n in (1, 2)))
+    labs = Resting("ssh", LAB, replace(LAB, name="lab2", address="lab2"))
+    fleets = {"ec2": lambda: ec2, "ssh": lambda: labs, "local": lambda: here}
+    runner = replace(runner, fleets=fleets)
+    beat(runner, "lab1")
+    beat(runner, "local-2")
+    # when
+    views = {view.name: view for view in inventory.hosts(runner)}
+    launching.start(runner, None, SILENT)
+    # then an instance that runs is left alone, which may be setting itself up
+    assert [fleet.done for fleet in (ec2, labs, here)] == [
+        [("start", ["i-3"])],
+        [("start", ["lab2"])],
+        [("start", ["local-1"])],
+    ]
+    # and a list says how
+    notes = {name: view.note for name, view in views.items() if view.note}
+    assert notes == {"lab2": "no worker: adr start --hosts=lab2"}
+
+
 def test_of_many_hosts_the_failing_ones_are_named_and_the_others_dealt_with(runner, ec2, ssh):
     # given
     inventory.register(runner.store, ["3.0.0.1", "3.0.0.2", "lab1"])
