@@ -123,10 +123,11 @@ def print_orphans(orphans: Iterable[Orphan]) -> None:
     print_table(["HOST", "REGION", "STATE", "TYPE", "AGE", "RUNNER", "OWNER"], rows)
 
 
-def orphan_lines(orphans: Sequence[Orphan]) -> Iterator[str]:
-    """Say how instances without a runner are ended."""
+def orphan_lines(orphans: Sequence[Orphan], everywhere: bool) -> Iterator[str]:
+    """Say how instances without a runner are ended, or that there are none."""
     if not orphans:
-        yield "there are no instances without a runner"
+        where = "" if everywhere else " in the regions that could be asked"
+        yield f"there are no instances without a runner{where}"
     for runner, region in dict.fromkeys((each.runner_id, each.region) for each in orphans):
         yield f"to end them: adr destroy --region={region} {plain(runner)}"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from adr import inventory, launching, preparing
 from adr.errors import PartialFailure
 from adr.fleets.base import Host, LaunchPlan, LaunchReport
-from adr.inventory import HostView
+from adr.inventory import Hosts, HostView
 from adr.keys import WORKERS
 from adr.launching import Spec
 from adr.launchoptions import launch_spec, ssh_spec
@@ -291,7 +291,7 @@ def stop(
     return launching.stop(runner, hosts, progress)
 
 
-def list_hosts(runner_id: str, region_name: str | None = None) -> list[HostView]:
+def list_hosts(runner_id: str, region_name: str | None = None) -> Hosts:
     """List the hosts of a runner: launched, prepared, and joined by hand.
 
     Parameters
@@ -300,6 +300,11 @@ def list_hosts(runner_id: str, region_name: str | None = None) -> list[HostView]
         Runner ID
     region_name : str, optional
         Amazon region identifier
+
+    Returns
+    -------
+    Hosts
+        A list of `HostView`; its `not_known` names the fleets that could not be asked
     """
     return inventory.hosts(open_runner(runner_id, region_name))
 

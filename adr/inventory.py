@@ -7,7 +7,7 @@ name of the host. Registered under ``_workers/`` are the addresses of hosts that
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from adr.stores.base import ObjectStore
 
 __all__ = [
     "HostView",
+    "Hosts",
     "addresses",
     "choose",
     "deregister",
@@ -98,7 +99,20 @@ class HostView:
         }
 
 
-def hosts(runner: Runner, strict: bool = False) -> list[HostView]:
+class Hosts(list[HostView]):
+    """List hosts, and say what it does not tell."""
+
+    def __init__(
+        self, views: Iterable[HostView] = (), not_known: Mapping[str, AdrError] | None = None
+    ) -> None:
+        super().__init__(views)
+        #: Why hosts are left out, by the kind of their fleet.
+        self.not_known = dict(not_known or {})
+        #: Whether there are none since the runner has been destroyed.
+        self.destroyed = False
+
+
+def hosts(runner: Runner, strict: bool = False) -> Hosts:
     """Return all hosts of a runner: those of its fleets, and those that joined by themselves.
 
     Parameters
@@ -106,7 +120,8 @@ def hosts(runner: Runner, strict: bool = False) -> list[HostView]:
     runner : Runner
         Whose hosts.
     strict : bool, optional
-        Raise where a fleet cannot be asked; without, it is left out, with a warning in the log.
+        Raise where a fleet cannot be asked; without, it is left out, with a warning in the log,
+        and among those that are `Hosts.not_known`.
     """
     found: list[Host] = []
     ended: list[Host] = []
@@ -121,15 +136,21 @@ def hosts(runner: Runner, strict: bool = False) -> list[HostView]:
             raise
         except AdrError as error:
             trouble[kind] = error
+    not_known: dict[str, AdrError] = {}
     for kind, why in trouble.items():
         # Whoever may not even look has launched nothing.
         expected = isinstance(why, Denied) and not may_have_others(runner.store, found)
         if strict and not expected:
             raise why
+        if not expected:
+            not_known[kind] = why
         level = logging.DEBUG if expected else logging.WARNING
         _log.log(level, "the hosts of the fleet %s are not known: %s", kind, why)
     views = _joined(runner, found)
-    return views + _unheard(runner, ended, {view.name for view in views})
+    views += _unheard(runner, ended, {view.name for view in views})
+    listed = Hosts(views, not_known)
+    listed.destroyed = not views and read_orders(runner.store).destroyed
+    return listed
 
 
 def choose(views: Sequence[HostView], names: Sequence[str]) -> list[HostView]:
@@ -161,6 +182,10 @@ def output_of(runner: Runner, name: str) -> bytes:
     views = hosts(runner)
     is_there = any(name in (view.name, view.host.address) for view in views)
     host = None if is_there else _former(runner, name)
+    if host is None and not is_there:
+        # It may well be one of those.
+        for why in views.not_known.values():
+            raise why
     if host is None:
         host = choose(views, [name])[0].host
     try:

@@ -226,6 +226,11 @@ def fleet_for(runner: Runner, spec: Spec) -> Fleet:
     """
     kind = _KINDS[type(spec)]
     if kind not in runner.fleets:
+        if _KINDS[LocalSpec] in runner.fleets:
+            raise UsageError(
+                f"the runner {runner.id} is a folder of this machine, which other hosts do not "
+                f"reach: adr create, without --local, makes one that they reach"
+            )
         there = " and ".join(runner.fleets)
         raise UsageError(
             f"the runner {runner.id} has no fleet of the kind {kind}: it has {there}, and adr "

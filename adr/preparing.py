@@ -12,7 +12,7 @@ from adr.errors import AdrError, UsageError
 from adr.fleets.base import Admitting, HostState, LaunchReport
 from adr.fleets.specs import SshSpec
 from adr.inventory import hosts
-from adr.launching import launch, plan_launch
+from adr.launching import fleet_for, launch, plan_launch
 from adr.progress import Progress
 from adr.runner import Runner
 
@@ -37,6 +37,8 @@ def prepare(runner: Runner, spec: SshSpec, progress: Progress) -> LaunchReport:
     UsageError
         If there are no hosts, or they cannot be set up as asked for.
     """
+    # First, so that a runner that has no such hosts says that and nothing else.
+    fleet_for(runner, spec)
     wishes, report = _wishes(runner, spec)
     for wish, plan in [(wish, plan_launch(runner, wish)) for wish in wishes]:
         part = launch(runner, wish, plan, progress)
@@ -54,7 +56,8 @@ def _wishes(runner: Runner, spec: SshSpec) -> tuple[list[SshSpec], LaunchReport]
     own: list[str] = []
     kinds: list[str] = []
     bare: dict[str, list[str]] = {}
-    for host in [view.host for view in hosts(runner) if view.host.fleet]:
+    views = hosts(runner)
+    for host in [view.host for view in views if view.host.fleet]:
         names = {host.name, host.address}
         if spec.hosts and not names & set(spec.hosts):
             continue
@@ -78,6 +81,8 @@ def _wishes(runner: Runner, spec: SshSpec) -> tuple[list[SshSpec], LaunchReport]
                 report.notes.append(f"SSH may be closed to this machine: {error}")
     own += unknown
     if not (own or bare or report.notes):
+        for why in views.not_known.values():
+            raise why
         raise UsageError(
             "the runner has no hosts to prepare: name some with --hosts, or launch instances "
             "with adr launch --prepare"

@@ -81,9 +81,15 @@ def adr_list(given: Arguments) -> int:
     if given.flag("--json"):
         workers = [worker.to_dict() for host in hosts for worker in host.workers]
         found = [host.to_dict() for host in hosts]
-        output.print_json({"runner": runner, "hosts": found, "workers": workers})
+        data = {"hosts": found, "workers": workers, "not_known": list(hosts.not_known)}
+        output.print_json({"runner": runner, **data})
     elif hosts:
         hostoutput.print_hosts(hosts)
+    elif hosts.not_known:
+        why = "; ".join(map(str, hosts.not_known.values()))
+        raise AdrError(f"whether there are hosts is not known: {why}")
+    elif hosts.destroyed:
+        output.say("the runner has been destroyed, and has no hosts any more")
     else:
         output.say("there are no hosts: adr launch starts some")
     return 0
@@ -101,7 +107,7 @@ def _list_orphans(given: Arguments) -> int:
     elif orphans:
         hostoutput.print_orphans(orphans)
     if not given.flag("--quiet"):
-        for line in hostoutput.orphan_lines(orphans):
+        for line in hostoutput.orphan_lines(orphans, everywhere=not notes):
             output.say(line)
     return 0
 

@@ -238,7 +238,8 @@ def test_nothing_is_launched_for_a_runner_that_is_destroyed(shell, runner):
 def test_hosts_over_ssh_are_none_of_a_local_runner(shell, runner):
     refusal = shell("launch", "--hosts=lab1", runner, status=2).err
 
-    assert "has no fleet of the kind ssh" in refusal
+    assert "a folder of this machine, which other hosts do not reach" in refusal
+    assert shell("prepare", runner, status=2).err == refusal
 
 
 def test_two_launches_at_the_same_time_take_different_names(shell, runner, hosts):

@@ -22,7 +22,7 @@ from adr.console import main
 from adr.errors import AdrError, PartialFailure, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec, Volume, WorkerOptions
-from adr.inventory import HostView
+from adr.inventory import Hosts, HostView
 from adr.models import Job, JobRecord, JobState, SlotInfo, WorkerInfo
 from adr.survey import BatchStatus, Counts, JobView, Status
 
@@ -70,7 +70,7 @@ class Core:
             "download": SimpleNamespace(fetched=2, unchanged=3, kept=4, size_bytes=5_000),
             "logs": iter([b"one\n", b"\xff\x00two"]),
             "list_runners": [],
-            "list_hosts": [],
+            "list_hosts": Hosts(),
             "destroy": None,
             "plan_launch": LaunchPlan(2, LINES, {"fleet": "ec2"}, None, 0.2),
             "launch_plan": LaunchReport(2, [FIRST, SECOND], ["a note"]),
@@ -1000,11 +1000,13 @@ def some_hosts():
     slot = SlotInfo("b", 1, 0, "a1", 0.0)
     worker = WorkerInfo("w1", "i-1", 42, 4, 0.0, "0", done=7, running=(slot,), note="draining")
     by_hand = WorkerInfo("w2", "desk\x1b", 43, 1, 0.0, "0")
-    return [
-        HostView(FIRST, (worker,)),
-        HostView(SECOND, setup_failed=True),
-        HostView(Host("desk\x1b", "", HostState.RUNNING), (by_hand,)),
-    ]
+    return Hosts(
+        [
+            HostView(FIRST, (worker,)),
+            HostView(SECOND, setup_failed=True),
+            HostView(Host("desk\x1b", "", HostState.RUNNING), (by_hand,)),
+        ]
+    )
 
 
 def test_hosts_of_a_runner_are_listed(core, capsys):
@@ -1030,11 +1032,40 @@ def test_hosts_of_a_runner_are_listed_as_json(core, capsys):
     first = printed["hosts"][0]
     assert (first["state"], first["slots"], first["busy"], first["done"]) == ("running", 4, 1, 7)
     assert [each["pid"] for each in printed["workers"]] == [42, 43]
+    assert printed["not_known"] == []
 
 
 def test_a_runner_without_hosts_says_so(core, capsys):
     assert main(["list", RUNNER]) == 0
     assert capsys.readouterr() == ("", "there are no hosts: adr launch starts some\n")
+
+
+def test_hosts_that_are_not_known_are_not_called_none(core, capsys):
+    core.answers["list_hosts"] = Hosts([], {"ec2": ServiceError("EC2 does not answer")})
+
+    assert main(["list", RUNNER]) == 1
+    said = "adr: whether there are hosts is not known: EC2 does not answer\n"
+    assert capsys.readouterr() == ("", said)
+    assert main(["list", "--json", RUNNER]) == 0
+    assert json.loads(capsys.readouterr().out)["not_known"] == ["ec2"]
+
+
+def test_a_destroyed_runner_says_so_instead_of_how_to_launch(core, capsys):
+    core.answers["list_hosts"] = Hosts()
+    core.answers["list_hosts"].destroyed = True
+
+    assert main(["list", RUNNER]) == 0
+    assert "has been destroyed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("notes", "where"), [([], ""), (["x is left out"], " in the regions")])
+def test_no_orphans_are_claimed_where_nobody_could_look(core, capsys, notes, where):
+    core.answers["list_orphans"] = ([], notes)
+
+    assert main(["list", "--orphans"]) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"there are no instances without a runner{where}")
+    assert bool(where) == last.endswith("that could be asked")
 
 
 def test_logs_are_written_byte_by_byte(core, capfdbinary):

@@ -198,6 +198,36 @@ def test_a_fleet_that_cannot_be_asked_hides_no_other(runner, ec2, caplog):
     assert "the hosts of the fleet ec2 are not known: AWS denies" in caplog.text
 
 
+def test_what_is_not_known_is_not_called_none(runner, ec2, ssh):
+    ec2.broken["hosts"] = error = ServiceError("AWS is busy")
+    ssh.known = {}
+
+    assert inventory.hosts(runner).not_known == {"ec2": error}
+    for ask in (
+        lambda: prepare(runner, SshSpec(()), SILENT),
+        lambda: inventory.output_of(runner, "i-1"),
+    ):
+        with pytest.raises(ServiceError, match="AWS is busy"):
+            ask()
+
+
+@pytest.mark.parametrize("ask", [launching.plan_launch, lambda *a: prepare(*a, SILENT)])
+@pytest.mark.parametrize("names", [("lab1",), ()])
+def test_a_local_runner_says_that_other_hosts_do_not_reach_it(runner, ask, names):
+    here = replace(runner, fleets={"local": lambda: Resting("local")})
+
+    with pytest.raises(UsageError, match="a folder of this machine, which other hosts do not"):
+        ask(here, SshSpec(names))
+
+
+def test_a_destroyed_runner_is_known_to_have_no_hosts(runner, ec2, ssh):
+    ec2.known, ssh.known = {}, {}
+    assert not inventory.hosts(runner).destroyed
+
+    order_destruction(runner.store)
+    assert inventory.hosts(runner).destroyed
+
+
 def test_whoever_may_not_look_for_instances_is_told_only_where_there_may_be_some(
     runner, ec2, caplog
 ):
