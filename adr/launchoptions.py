@@ -45,10 +45,9 @@ _CALLED = {
     "local": "workers on this machine",
 }
 #: What ``adr prepare`` is told, and not the launch of instances that wait for it.
-_LEFT_TO_PREPARE = (
-    "slots", "setup", "pip_options", "instance_profile", "aws_for_jobs", "idle", "max_hours",
-    "keep",
-)  # fmt: skip
+_LEFT_TO_PREPARE = ("slots", "setup", "pip_options", "idle", "max_hours", "keep")
+#: What instances that wait for it do not have: they use credentials that it lends.
+_WITHOUT_ROLE = ("instance_profile", "aws_for_jobs")
 
 _TYPE = r"[a-z][a-z0-9-]*\.[a-z0-9-]+"
 _TYPE_WORDS = "instance types such as c7i.large"
@@ -142,6 +141,12 @@ def _ec2_spec(n: int | None, given: Mapping[str, Any]) -> Ec2Spec:
             if name in given:
                 raise UsageError(
                     f"{_option(name)} means nothing with --prepare: give it to adr prepare"
+                )
+        for name in _WITHOUT_ROLE:
+            if name in given:
+                raise UsageError(
+                    f"{_option(name)} means nothing with --prepare, whose instances have no role "
+                    f"but credentials that adr prepare lends: leave it out"
                 )
     settings = config.load_config("aws", "configuration")
     for name, setting in (

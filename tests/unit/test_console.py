@@ -483,6 +483,11 @@ def test_what_to_download_reaches_the_core(core, capsys):
             "--setup means nothing with --prepare: give it to adr prepare",
         ),
         (
+            ["--prepare", "--aws-for-jobs"],
+            "--aws-for-jobs means nothing with --prepare, whose instances have no role but "
+            "credentials that adr prepare lends: leave it out",
+        ),
+        (
             ["--prepare"],
             "--prepare needs a key pair to log in with: name one with --akp, or an image that "
             "lets you in with --ami",

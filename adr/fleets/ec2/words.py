@@ -119,6 +119,9 @@ class Facts:
         worker = self.worker
         if worker.keep:
             return "when terminated by adr destroy"
+        if self.is_prepared:
+            # What its worker is told, adr prepare says.
+            return "once its prepared worker has left, or after an hour without a sign of one"
         end = f"when nothing is left to do, or after {worker.idle_min:g} min with nothing waiting"
         return end if worker.max_hours is None else f"{end}, or after {worker.max_hours:g} h"
 
