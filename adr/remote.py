@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import shlex
 import socket
 import threading
@@ -52,6 +53,9 @@ _SILENT_FOR_S = 15
 #: By default sshd drops connections at random once ten have not logged in yet.
 _JUMPS = threading.BoundedSemaphore(5)
 _TOLD_LINES = 5
+_HOST_FORMS = (
+    "give [user@]host[:port], or a name of ~/.ssh/config; IPv6 with a port is [address]:port"
+)
 
 
 @dataclass(frozen=True)
@@ -273,15 +277,35 @@ def connect(host: str, login: Login, known_hosts: KnownHosts, timeout_s: float) 
         options["password"] = login.password
     if login.key_filename is not None:
         options["pkey"] = read_key(login)
-    user = None if "@" in host else login.user
+    user, name, port = _parts(host)
     try:
-        connection = Connection(host, user=user, config=Config(), connect_kwargs=options)
+        connection = Connection(
+            name, user or login.user, port, config=Config(), connect_kwargs=options
+        )
     except (ValueError, OSError, paramiko.SSHException) as error:
         raise UsageError(
-            f"cannot use {host!r} as a host: {said(error)}; give [user@]host[:port], "
-            f"or a name of ~/.ssh/config"
+            f"cannot use {host!r} as a host: {said(error)}; {_HOST_FORMS}"
         ) from error
     return Remote(host, connection, known_hosts, timeout_s)
+
+
+def _parts(host: str) -> tuple[str | None, str, int | None]:
+    """Take ``[user@]host[:port]`` apart; an address of IPv6 stands in brackets before a port."""
+    user, at, rest = host.rpartition("@")
+    bracketed = re.fullmatch(r"\[([^][]+)\](:.*)?", rest)
+    if bracketed:
+        name, colon, port = bracketed[1], (bracketed[2] or "")[:1], (bracketed[2] or "")[1:]
+    elif rest.count(":") > 1:
+        name, colon, port = rest, "", ""
+    else:
+        name, colon, port = rest.partition(":")
+    if not name or re.search(r"[][\s]", name) or (at and not user):
+        raise UsageError(f"cannot use {host!r} as a host: {_HOST_FORMS}")
+    if colon and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise UsageError(
+            f"cannot use {host!r} as a host: its port is no number from 1 to 65535; {_HOST_FORMS}"
+        )
+    return user or None, name, int(port) if colon else None
 
 
 def on_hosts(

@@ -359,3 +359,33 @@ def test_a_password_is_shown_to_nobody():
 def test_home_is_where_commands_run_and_words_stay_words(reach, sshd):
     assert say(reach(), "pwd") == str(Path(sshd.home).resolve())
     assert say(reach(), "printf", "%s|", "a b", "$HOME", "'") == "a b|$HOME|'|"
+
+
+# What can be a host
+
+
+@pytest.mark.parametrize(
+    "host", ["lab1:x", "lab1:99999", "lab1:0", "lab1:", "", "@lab1", "a b", "[::1", "[::1]x"]
+)
+def test_what_can_be_no_host_is_refused_before_anything_is_sent(host, known_hosts):
+    with pytest.raises(UsageError, match="as a host: .*host.:port") as told:
+        connect(host, Login(), known_hosts, 10)
+
+    assert repr(host) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "parts"),
+    [
+        ("[::1]:22", (None, "::1", 22)),
+        ("anna@[::1]", ("anna", "::1", None)),
+        ("fe80::1%eth0", (None, "fe80::1%eth0", None)),
+        ("anna@tower:2222", ("anna", "tower", 2222)),
+    ],
+)
+def test_a_host_is_taken_apart(host, parts, known_hosts):
+    made = connect(host, Login(user=parts[0] or "lab"), known_hosts, 10)
+
+    there = made._connection
+    assert made.name == host
+    assert (there.user, there.host, there.port) == (parts[0] or "lab", parts[1], parts[2] or 22)
