@@ -51,6 +51,9 @@ _log = logging.getLogger(__name__)
 #: What can be asked of a fleet.
 Spec = Ec2Spec | LocalSpec | SshSpec
 
+#: States of hosts that a launch registers; one whose credentials were renewed may be stopped.
+_AT_WORK = (HostState.PENDING, HostState.RUNNING, HostState.UNKNOWN)
+
 _KINDS: dict[type, str] = {Ec2Spec: "ec2", LocalSpec: "local", SshSpec: "ssh"}
 
 
@@ -95,7 +98,8 @@ def launch(runner: Runner, spec: Spec, plan: LaunchPlan, progress: Progress) -> 
     report = fleet.launch(plan, progress)
     try:
         if not read_orders(runner.store).destroyed:
-            register(runner.store, (host.address for host in report.hosts if host.address))
+            at_work = (host for host in report.hosts if host.state in _AT_WORK)
+            register(runner.store, (host.address for host in at_work if host.address))
             return report
     except RunnerGone as error:
         _log.debug("%s", error)

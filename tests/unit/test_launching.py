@@ -271,6 +271,19 @@ def test_launched_hosts_are_registered(runner, ec2):
     assert ec2.done == [("plan", spec, Demand()), ("launch", spec)]
 
 
+def test_only_hosts_that_work_are_registered_by_a_launch(runner, ssh):
+    # given hosts of which one stays stopped, as where only credentials are renewed
+    states = (HostState.STOPPED, HostState.RUNNING, HostState.PENDING, HostState.UNKNOWN)
+    reported = [Host(state.value, "ssh", state, f"at-{state.value}") for state in states]
+    ssh.launch = lambda plan, progress: LaunchReport(4, reported)
+    spec = SshSpec(hosts=("lab1",), renew=True)
+    # when
+    report = launching.launch(runner, spec, launching.plan_launch(runner, spec), SILENT)
+    # then
+    assert report.hosts == reported
+    assert registered(runner) == ["at-pending", "at-running", "at-unknown"]
+
+
 @pytest.mark.parametrize("broken", [None, ServiceError("AWS denies TerminateInstances")])
 def test_what_was_launched_is_ended_where_the_runner_was_destroyed_meanwhile(runner, ec2, broken):
     plan = launching.plan_launch(runner, Ec2Spec())
