@@ -198,6 +198,8 @@ def output_of(runner: Runner, name: str) -> bytes:
             said = fleet.output(host)
             if said:
                 return said
+            if said is not None:
+                raise AdrError(f"{host.name} has said nothing yet")
     raise AdrError(f"nothing of what {host.name} says is kept here: look at its log on that host")
 
 

@@ -200,8 +200,8 @@ class Admitting(Protocol):
 class Telling(Protocol):
     """Give what a host has said: a capability that not every fleet has."""
 
-    def output(self, host: Host) -> bytes:
-        """Return what the worker, or else the machine, has said; empty where nothing is known."""
+    def output(self, host: Host) -> bytes | None:
+        """Return what the worker, or else the machine, has said; None where that is not known."""
 
 
 @runtime_checkable

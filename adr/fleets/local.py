@@ -30,7 +30,7 @@ from typing import Any
 from adr.cores import cores
 from adr.errors import PartialFailure, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport, process_words
-from adr.fleets.processes import OneProcess
+from adr.fleets.processes import OneProcess, inherited
 from adr.fleets.specs import LocalSpec, WorkerOptions
 from adr.models import SCHEMA, check_schema
 from adr.progress import Progress
@@ -63,6 +63,8 @@ class _Entry:
     started_at: float
     #: Whether it was told to stop.
     stopped: bool = False
+    #: Where in its log the words of this process begin.
+    log_from: int = 0
 
     @property
     def name(self) -> str:
@@ -182,11 +184,11 @@ class LocalFleet:
         with suppress(FileNotFoundError), _naming("remove", self._path):
             shutil.rmtree(self._path)
 
-    def output(self, host: Host) -> bytes:
-        """Return what a worker has said so far; empty where it is not of this fleet."""
+    def output(self, host: Host) -> bytes | None:
+        """Return what a worker has said so far; None where it is not of this fleet."""
         with suppress(FileNotFoundError), _naming("read", self._file(host.name, "log")):
             return self._file(host.name, "log").read_bytes()
-        return b""
+        return None
 
     def _words(self, number: int, options: WorkerOptions) -> tuple[str, ...]:
         name = f"{self.kind}-{number}"
@@ -208,6 +210,7 @@ class LocalFleet:
         command = ["/bin/sh", "-c", _GATE, "adr", str(self._path), sys.executable, "-m", "adr"]
         ours, theirs = os.pipe()
         log = os.open(self._file(name, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        before = os.fstat(log).st_size
         try:
             # Unlike a Popen, a pid that nobody waits for is nothing to complain of at the exit.
             pid = os.posix_spawn(
@@ -218,13 +221,14 @@ class LocalFleet:
                     (os.POSIX_SPAWN_DUP2, ours, _STDIN),
                     (os.POSIX_SPAWN_DUP2, log, _STDOUT),
                     (os.POSIX_SPAWN_DUP2, log, _STDERR),
-                    *((os.POSIX_SPAWN_CLOSE, each) for each in _inherited()),
+                    *((os.POSIX_SPAWN_CLOSE, each) for each in inherited() if each > _STDERR),
                 ],
                 setsid=True,
                 setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP],
             )
-            entry = self._put(_Entry(number, OneProcess.of(pid), words, time.time()))
+            entry = _Entry(number, OneProcess.of(pid), words, time.time(), log_from=before)
+            self._put(entry)
             os.write(theirs, b"go\n")
         finally:
             for each in (ours, theirs, log):
@@ -240,7 +244,8 @@ class LocalFleet:
             for entry in list(waiting):
                 if not self._file(entry.name, "alive").exists():
                     if not entry.process.runs:
-                        why = f"it ended at once: {self._last_words(entry)}"
+                        said = self._last_words(entry).removeprefix("adr: ")
+                        why = f"it ended at once: {said or 'it said nothing'}"
                     elif time.monotonic() > deadline:
                         why = (
                             f"it runs, but reached nothing within {_BEGIN_S:.0f} s: "
@@ -273,7 +278,11 @@ class LocalFleet:
         elif entry.stopped:
             state = HostState.STOPPED
         else:
-            state, note = HostState.ENDED, f"ended by itself: {self._last_words(entry)}"
+            state, said = HostState.ENDED, self._last_words(entry)
+            note = f"ended by itself: {said.removeprefix('adr: ')}"
+            # Whoever can still speak says how it went, after all that it has logged.
+            if not said or re.match(r"adr: [A-Z]+: ", said):
+                note = "was killed, or the machine was restarted"
         return Host(
             name=entry.name,
             fleet=self.kind,
@@ -285,12 +294,12 @@ class LocalFleet:
     def _last_words(self, entry: _Entry) -> str:
         try:
             with self._file(entry.name, "log").open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                log.seek(max(entry.log_from, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
                 lines = log.read().decode("utf-8", "replace").split("\n")
         except OSError:
             lines = []
         said = [line.strip() for line in lines if line.strip()]
-        return said[-1].removeprefix("adr: ") if said else "it said nothing"
+        return said[-1] if said else ""
 
     def _chosen(self, hosts: Sequence[Host]) -> list[_Entry]:
         names = {host.name for host in hosts}
@@ -351,6 +360,7 @@ def _entry(data: Mapping[str, Any]) -> _Entry:
         words=tuple(data["words"]),
         started_at=data["started_at"],
         stopped=data["stopped"],
+        log_from=data.get("log_from", 0),
     )
 
 
@@ -368,17 +378,6 @@ def _outlived(
             break
         time.sleep(_TICK_S)
     return left
-
-
-def _inherited() -> list[int]:
-    """Return what this process has open from its own parent, and would pass on."""
-    found = []
-    for name in os.listdir("/dev/fd"):
-        # That of the listing itself is closed by now.
-        with suppress(OSError):
-            if int(name) > _STDERR and os.get_inheritable(int(name)):
-                found.append(int(name))
-    return found
 
 
 def _named(entries: Sequence[_Entry]) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["OneProcess"]
+__all__ = ["OneProcess", "inherited"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,17 @@ class OneProcess:
         if self.runs:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+
+def inherited() -> list[int]:
+    """Return what this process has open from its own parent, and would pass on."""
+    found = []
+    for name in os.listdir("/dev/fd"):
+        # That of the listing itself is closed by now.
+        with suppress(OSError):
+            if os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def _stat(pid: int) -> list[str]:

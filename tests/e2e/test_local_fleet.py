@@ -144,8 +144,17 @@ def test_a_killed_worker_is_seen_and_its_log_is_shown(shell, runner, hosts, wait
 
     wait_for(lambda: hosts()["local-1"]["state"] == "ended")
 
-    assert hosts()["local-1"]["note"] == "ended by itself: it said nothing"
+    assert hosts()["local-1"]["note"] == "was killed, or the machine was restarted"
     assert hosts()["local-2"]["state"] == "running"
+    assert "has said nothing yet" in shell("logs", "--worker=local-1", status=1).err
+    # what it says in one life is not taken for words of the next
+    assert shell("start", runner).lines == ["local-1"]
+    shell("stop", "--hosts=local-1", runner)
+    shell("start", runner)
+    os.kill(entry(runner, "local-1")["process"]["pid"], signal.SIGKILL)
+    wait_for(lambda: hosts()["local-1"]["state"] == "ended")
+    assert hosts()["local-1"]["note"] == "was killed, or the machine was restarted"
+    assert "0 jobs succeeded" in shell("logs", "--worker=local-1").out
     # what has ended is forgotten by the next launch, which takes its place
     assert shell("launch", "--keep", runner).lines == ["local-1"]
     shell("stop", "--hosts=local-1", runner)

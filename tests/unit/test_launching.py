@@ -81,7 +81,7 @@ class Resting(Bare):
         return self._all(hosts, "start", HostState.RUNNING, "new-{}")
 
     def output(self, host):
-        return b"said" if host.name == "i-1" else b""
+        return {"i-1": b"said", "i-2": b""}.get(host.name)
 
     def _all(self, hosts, verb, state, address):
         failed = getattr(self.broken.get(verb), "failed", ())
@@ -255,6 +255,8 @@ def test_hosts_are_chosen_by_name_or_address(runner):
 
 def test_what_a_host_has_said_is_given_by_its_fleet(runner):
     assert inventory.output_of(runner, "3.0.0.1") == b"said"
+    with pytest.raises(AdrError, match="i-2 has said nothing yet"):
+        inventory.output_of(runner, "i-2")
     with pytest.raises(AdrError, match="nothing of what lab1 says"):
         inventory.output_of(runner, "lab1")
 

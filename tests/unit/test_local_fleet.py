@@ -127,6 +127,27 @@ def test_a_worker_is_found_by_its_file(fleet, tmp_path, sleeper):
     assert fleet.hosts() == []
 
 
+@pytest.mark.parametrize(
+    ("said", "note"),
+    [
+        ("", "was killed, or the machine was restarted"),
+        ("adr: WARNING: SQS is busy\n", "was killed, or the machine was restarted"),
+        ("adr: the runner is gone\n", "ended by itself: the runner is gone"),
+        ("ModuleNotFoundError: adr\n", "ended by itself: ModuleNotFoundError: adr"),
+    ],
+)
+def test_a_worker_that_left_no_last_word_was_killed(fleet, tmp_path, sleeper, said, note):
+    # given a worker that has said something in an earlier life
+    gone = OneProcess(sleeper.pid, "another", "boot")
+    before = "3 jobs succeeded, 0 failed, 0 cancelled\n"
+    put(fleet, tmp_path, gone, log_from=len(before))
+    (tmp_path / "fleet" / "local-1.log").write_text(before + said)
+
+    [host] = fleet.hosts()
+
+    assert (host.state, host.note) == (HostState.ENDED, note)
+
+
 def test_a_worker_that_does_not_end_is_killed_where_it_is_to_be_gone(fleet, tmp_path, monkeypatch):
     # given one that a TERM does not impress
     script = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(1000)"

@@ -193,14 +193,14 @@ class Ec2Fleet:
         found = find(self._ec2, self._region, instance_state_name=["terminated"], **mine)
         return [as_host(each, self.kind) for each in found if not was_asked_to_end(each)]
 
-    def output(self, host: Host) -> bytes:
-        """Return what an instance has written on its console; empty where EC2 has nothing."""
+    def output(self, host: Host) -> bytes | None:
+        """Return what an instance has written on its console; None where EC2 does not know it."""
         with refusals("read", f"the console of {host.name}", self._region):
             try:
                 return self._console(host.name)
             except core.ClientError as error:
                 if error_code(error).startswith(_NOT_THERE):
-                    return b""
+                    return None
                 raise
 
     def _console(self, name: str) -> bytes:
