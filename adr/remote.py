@@ -172,7 +172,7 @@ class Remote:
             )
             # What Fabric says where the connection ended first.
             if done.exited < 0:
-                raise EOFError
+                raise EOFError(done.stderr.strip())
         finished = Finished(done.exited, done.stdout, done.stderr)
         if done.exited:
             raise CommandFailed(_failed(what, finished), finished)
@@ -244,6 +244,8 @@ class Remote:
         except _TROUBLE as error:
             if self._is_late:
                 why = f"it was not done {self._timeout_s:g} s after the beginning"
+                if isinstance(error, EOFError) and str(error):
+                    why += f"; the last it said: {str(error).splitlines()[-1]}"
                 raise Unavailable(f"cannot {what}: {why}") from error
             if connection is not None:
                 raise no_connection(error, connection, self._known_hosts) from error
@@ -283,9 +285,7 @@ def connect(host: str, login: Login, known_hosts: KnownHosts, timeout_s: float) 
             name, user or login.user, port, config=Config(), connect_kwargs=options
         )
     except (ValueError, OSError, paramiko.SSHException) as error:
-        raise UsageError(
-            f"cannot use {host!r} as a host: {said(error)}; {_HOST_FORMS}"
-        ) from error
+        raise UsageError(f"cannot use {host!r} as a host: {said(error)}; {_HOST_FORMS}") from error
     return Remote(host, connection, known_hosts, timeout_s)
 
 

@@ -9,6 +9,7 @@ stop them. What is remembered holds no secret.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,20 +21,23 @@ from urllib.parse import quote
 
 from adr.access import Lent, lend, own_keys
 from adr.aws import Connection
-from adr.errors import NotFound, PartialFailure, UsageError
+from adr.errors import AdrError, NotFound, PartialFailure, Unavailable, UsageError
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport, process_words
 from adr.fleets.pipoptions import pip_words
 from adr.fleets.specs import SshSpec
-from adr.fleets.sshhost import SshHost, endpoints
+from adr.fleets.sshhost import SshHost, endpoints, runner_key
 from adr.hostkeys import KnownHosts
 from adr.keys import SSH_HOSTS
 from adr.models import SCHEMA, check_schema
+from adr.orders import read_orders
 from adr.progress import SILENT, Progress
-from adr.remote import Login, Remote, connect, on_hosts
+from adr.remote import Login, Remote, Results, connect, on_hosts
 from adr.stores.base import ObjectStore
 from adr.wheel import pack_wheel
 
 __all__ = ["SshFleet"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -67,11 +71,16 @@ class _Entry:
     def key(self) -> str:
         return f"{SSH_HOSTS}{quote(self.host, safe='')}.json"
 
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether its credentials are good for nothing any more."""
+        return self.credentials_end is not None and self.credentials_end <= time.time()
+
     def as_host(self) -> Host:
         note = ""
         if self.credentials_end is not None:
-            ended = self.credentials_end <= time.time()
-            note = f"credentials {'ended' if ended else 'end'} at {_clock(self.credentials_end)}"
+            verb = "ended" if self.has_ended else "end"
+            note = f"credentials {verb} at {_clock(self.credentials_end)}"
         return Host(
             name=self.host,
             fleet=SshFleet.kind,
@@ -149,7 +158,7 @@ class SshFleet:
             entry = _Entry(
                 remote.name,
                 remote.user,
-                login.key_filename,
+                login.key_filename or (before.key_filename if before is not None else None),
                 before.since if before is not None else time.time(),
                 hours,
                 lent.ends_at,
@@ -217,14 +226,31 @@ class SshFleet:
         return self._on(hosts, work, "start", "starting", progress)
 
     def terminate(self, hosts: Sequence[Host], progress: Progress) -> None:
-        """End the workers, remove what the runner has on the hosts, and forget the hosts."""
+        """End the workers, remove what the runner has on the hosts, and forget the hosts.
+
+        One that is out of reach is forgotten as well, with a warning, where nothing that it has
+        is of use any more: its credentials have ended, or the runner is being destroyed.
+        """
 
         def work(remote: Remote, entry: _Entry) -> Host:
             self._host(remote).remove()
             self._store.delete([entry.key])
             return entry.as_host()
 
-        self._on(hosts, work, "clear", "clearing", progress)
+        entries = {entry.host: entry for entry in self._known(hosts)}
+        results = self._visit(entries, work, "clearing", progress)
+        is_destroyed = bool(results.failed) and read_orders(self._store).destroyed
+        for name, error in list(results.failed.items()):
+            if not isinstance(error, Unavailable):
+                continue
+            entry = entries[name]
+            if is_destroyed or entry.has_ended:
+                self._store.delete([entry.key])
+                del results.failed[name]
+                _log.warning("%s", self._about_left(entry, error))
+            else:
+                results.failed[name] = Unavailable(f"{error}; {_when_forgotten(entry)}")
+        _refuse_failed(results, "clear")
 
     def output(self, host: Host) -> bytes:
         """Return the end of what the worker on a host has said."""
@@ -235,6 +261,15 @@ class SshFleet:
         """Forget all hosts, also those that could not be reached, and their keys."""
         self._store.delete([entry.key for entry in self._store.list(SSH_HOSTS)])
         self._known_hosts.forget()
+
+    def _about_left(self, entry: _Entry, error: AdrError) -> str:
+        """Say what is left on a host that is forgotten, and why."""
+        folder = f"~/.adr/{runner_key(self._connection.runner_id)}"
+        own = ", with your own keys in it" if entry.hours is None else ""
+        return (
+            f"{entry.host} is forgotten although it is out of reach ({error}): {folder} is left "
+            f"there{own}, and its worker, if it runs, can work for this runner no more"
+        )
 
     def _host(self, remote: Remote) -> SshHost:
         return SshHost(remote, self._connection.runner_id)
@@ -252,29 +287,34 @@ class SshFleet:
     ) -> list[T]:
         """Do something with hosts that are remembered, all at once, and name those that fail."""
         entries = {entry.host: entry for entry in self._known(hosts)}
+        results = self._visit(entries, work, what, progress)
+        _refuse_failed(results, verb)
+        return list(results.done.values())
 
+    def _visit(
+        self,
+        entries: Mapping[str, _Entry],
+        work: Callable[[Remote, _Entry], T],
+        what: str,
+        progress: Progress,
+    ) -> Results[T]:
         def reach(name: str) -> Remote:
             login = self._login_of(name, self.login, entries)
             return connect(name, login, self._known_hosts, _TIMEOUT_S)
 
-        results = on_hosts(
+        return on_hosts(
             entries, reach, lambda remote: work(remote, entries[remote.name]), what, progress
         )
-        if results.failed:
-            said = "; ".join(f"{name}: {error}" for name, error in results.failed.items())
-            raise PartialFailure(
-                f"cannot {verb} {len(results.failed)} of {len(entries)} hosts ({said})",
-                succeeded=tuple(results.done),
-                failed=tuple(results.failed),
-            )
-        return list(results.done.values())
 
     def _login_of(self, name: str, login: Login, entries: Mapping[str, _Entry]) -> Login:
         """Complete a login by what is remembered of a host."""
         if name not in entries:
             return login
-        user = login.user or entries[name].user
-        return Login(user, login.password, login.key_filename or entries[name].key_filename)
+        user, key = login.user or entries[name].user, entries[name].key_filename
+        if key is not None and not os.path.isfile(os.path.expanduser(key)):
+            # It was set up from another machine; here the agent and usual keys may do.
+            key = None
+        return Login(user, login.password, login.key_filename or key)
 
     def _known(self, hosts: Sequence[Host]) -> list[_Entry]:
         names = {host.name for host in hosts}
@@ -298,6 +338,28 @@ class SshFleet:
         body = json.dumps({"schema": SCHEMA, **asdict(entry)})
         self._store.write(entry.key, body.encode())
         return entry.as_host()
+
+
+def _refuse_failed(results: Results[T], verb: str) -> None:
+    """Raise `PartialFailure` where hosts failed, with a sentence about each."""
+    if results.failed:
+        n = len(results.failed) + len(results.done)
+        said = "; ".join(f"{name}: {error}" for name, error in results.failed.items())
+        raise PartialFailure(
+            f"cannot {verb} {len(results.failed)} of {n} hosts ({said})",
+            succeeded=tuple(results.done),
+            failed=tuple(results.failed),
+        )
+
+
+def _when_forgotten(entry: _Entry) -> str:
+    """Say how a host gets out of the list that stays out of reach."""
+    if entry.credentials_end is None:
+        return (
+            "your own keys, which it has, have no end: adr destroy of the whole runner forgets it"
+        )
+    end = _clock(entry.credentials_end)
+    return f"its credentials are good until {end}: adr destroy after that forgets it"
 
 
 def _entry(data: Mapping[str, object]) -> _Entry:

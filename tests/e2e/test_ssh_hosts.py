@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -15,12 +18,13 @@ import pytest
 
 from adr.fleets.base import Demand
 from adr.fleets.specs import SshSpec
+from adr.keys import SSH_HOSTS
 from adr.progress import SILENT
 from adr.runner import open_runner
 from tests.conftest import REGION
 from tests.machines.index import PackageIndex
 from tests.network import Network, require_network
-from tests.servers import require, start_ministack, start_moto
+from tests.servers import free_port, require, start_ministack, start_moto
 from tests.sshd import LabHost, LoopbackSshd, make_key, python_of_hosts, require_sshd
 
 
@@ -227,6 +231,49 @@ def test_only_the_worker_of_that_runner_is_stopped(fleet, sshd, host, index, key
     assert lives(others)
 
 
+@contextmanager
+def another_adr(sshd):
+    """Keep the lock that is taken on a host by each step that changes it."""
+    with (sshd.home / ".adr" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_start_that_still_waits_starts_nothing_after_a_stop(
+    fleet, sshd, host, wait_for, descendants_with_env
+):
+    def queued():
+        own = descendants_with_env("HOME", str(sshd.home))
+        return [pid for pid in own if b"\0start\0" in (lives(pid) or b"")]
+
+    # Given a start that waits for another adr, and whose own adr was interrupted
+    fleet.launch("--keep")
+    fleet("stop")
+    with another_adr(sshd):
+        starting = fleet.begin("start")
+        wait_for(queued, 60)
+        starting.send_signal(signal.SIGINT)
+        starting.communicate(timeout=60)
+        assert queued()
+
+        # When the host is told to stop
+        fleet("stop", "--hosts=lab")
+
+    # Then that is final
+    wait_for(lambda: not queued(), 60)
+    assert not (folder_of(sshd, fleet) / "worker.pid").exists()
+    fleet("start")
+    assert lives(pid_of(sshd, fleet))
+
+
+def test_a_host_where_another_adr_is_busy_says_so(fleet, sshd, host):
+    fleet.launch("--keep")
+    with another_adr(sshd):
+        told = fleet("prepare", "--timeout=10", *fleet.install, status=1)
+
+    assert re.search("not done 10 s .* another adr is busy on this host", told["failed"]["lab"])
+
+
 def test_a_stranger_that_got_the_number_of_the_worker_is_left_alone(fleet, sshd, host):
     fleet.launch()
     with subprocess.Popen(["sleep", "600"]) as stranger:
@@ -329,6 +376,61 @@ def test_a_set_up_that_fails_takes_nothing_from_a_worker_that_runs(fleet, sshd, 
     assert lives(pid_of(sshd, fleet))
     assert credentials(sshd, fleet).exists()
     assert fleet.hosts()["lab"]["state"] == "running"
+
+
+@pytest.fixture
+def scrap(isolated_home):
+    """Return a function that takes the one host out of reach for good."""
+
+    def scrap():
+        nowhere = f"Host lab\n  HostName 127.0.0.1\n  Port {free_port()}\n"
+        (isolated_home / ".ssh" / "config").write_text(nowhere)
+
+    return scrap
+
+
+def test_a_host_out_of_reach_is_forgotten_once_its_credentials_have_ended(fleet, host, scrap):
+    fleet.launch("--keep")
+    scrap()
+    destroy = ("--yes", "--hosts=lab", fleet.runner)
+
+    # While they are good
+    told = fleet.shell("destroy", *destroy, status=1).err
+    assert "refuses connections" in told
+    assert re.search(r"good until \d{4}-.* UTC: adr destroy after that forgets it", told)
+    assert "lab" in fleet.hosts()
+
+    # And later
+    store = open_runner(fleet.runner, REGION).store
+    entry = json.loads(store.read(f"{SSH_HOSTS}lab.json").body)
+    entry["credentials_end"] = time.time() - 1
+    store.write(f"{SSH_HOSTS}lab.json", json.dumps(entry).encode())
+    told = fleet.shell("destroy", *destroy).err
+    assert re.search(f"lab is forgotten .*~/.adr/{fleet.runner} is left there, and its", told)
+    assert [each["fleet"] for each in fleet.hosts().values() if each["fleet"]] == []
+
+
+def test_a_host_out_of_reach_does_not_keep_a_runner_from_being_destroyed(fleet, host, scrap):
+    fleet.launch("--keep", "--copy-credentials")
+    scrap()
+
+    told = fleet.shell("destroy", "--yes", fleet.runner).err
+
+    assert f"~/.adr/{fleet.runner} is left there, with your own keys in it" in told
+
+
+def test_hosts_are_ended_from_a_machine_without_the_key_of_their_launch(
+    fleet, sshd, host, key, tmp_path, isolated_home
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(key.read_bytes())
+    elsewhere.chmod(0o600)
+    fleet("launch", "--hosts=lab", f"--key={elsewhere}", *fleet.install[1:])
+    elsewhere.rename(isolated_home / ".ssh" / "id_ed25519")
+
+    fleet.shell("destroy", "--yes", "--hosts=lab", fleet.runner)
+
+    assert not (sshd.home / ".adr" / fleet.runner).exists()
 
 
 @pytest.mark.parametrize("verb", ["launch", "prepare"])

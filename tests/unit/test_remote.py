@@ -368,7 +368,7 @@ def test_home_is_where_commands_run_and_words_stay_words(reach, sshd):
     "host", ["lab1:x", "lab1:99999", "lab1:0", "lab1:", "", "@lab1", "a b", "[::1", "[::1]x"]
 )
 def test_what_can_be_no_host_is_refused_before_anything_is_sent(host, known_hosts):
-    with pytest.raises(UsageError, match="as a host: .*host.:port") as told:
+    with pytest.raises(UsageError, match=r"as a host: .*host.:port") as told:
         connect(host, Login(), known_hosts, 10)
 
     assert repr(host) in str(told.value)

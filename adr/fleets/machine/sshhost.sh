@@ -31,7 +31,11 @@ lock() {
     mkdir -p "$top"
     exec 9>"$top/lock"
     if command -v flock >/dev/null; then
-        flock -w 300 9 || fail "another adr has been busy on this host for 5 minutes"
+        flock -n 9 && return
+        # Said at once: the client may give up sooner.
+        echo "another adr is busy on this host" >&2
+        flock -w 300 9 || fail "it has been busy for 5 minutes: repeat this later"
+        echo "that one is done" >&2
     fi
 }
 
@@ -60,6 +64,16 @@ find_worker() {
         fi
     done
     return 1
+}
+
+# What tells one order to stop the worker of a folder from all before it.
+last_stop() {
+    cat "$1/stopped" 2>/dev/null
+}
+
+# Whether the worker of a folder was stopped or removed since: was_stopped FOLDER LAST_STOP
+was_stopped() {
+    [ ! -e "$1/worker.sh" ] || [ "$(last_stop "$1")" != "$2" ]
 }
 
 can_be_root() {
@@ -189,14 +203,19 @@ setup() {
 }
 
 # Start the worker unless it runs, and wait until it has reached the runner: start RUNNER ALIVE
+# An order to stop that comes later is stronger, also where whoever asked for this is gone.
 start() {
     folder=$top/$1/$node alive=$2
+    asked_after=$(last_stop "$folder")
     lock
     if is_running "$folder"; then
         echo "adr:worker=running"
         exit 0
     fi
     cd "$folder" 2>/dev/null && [ -e worker.sh ] || fail "there is no worker to start: adr prepare sets one up"
+    if was_stopped "$folder" "$asked_after"; then
+        fail "it was told to stop meanwhile: repeat this to start it"
+    fi
     mkdir -p work
     rm -f worker.pid worker.exit worker.socket "${alive%/*}/left"
     if [ -e worker.log ]; then mv worker.log worker.log.1; fi
@@ -220,6 +239,10 @@ start() {
             tail -n 5 worker.log >&2
             fail "the worker has ended with status $status"
         fi
+        if was_stopped "$folder" "$asked_after"; then
+            end "$folder"
+            fail "it was told to stop meanwhile: repeat this to start it"
+        fi
         looks=$((looks - 1))
         if [ "$looks" -le 0 ]; then
             end "$folder"
@@ -229,6 +252,14 @@ start() {
         sleep 0.2
     done
     echo "adr:worker=started"
+}
+
+# End the workers of folders in good order, also those about to be started.
+halt() {
+    for folder in "$@"; do
+        if [ -d "$folder" ]; then echo "$(date +%s) $$" >"$folder/stopped"; fi
+    done
+    end "$@"
 }
 
 # End the workers of folders in good order.
@@ -253,9 +284,9 @@ end() {
 # End the worker of a runner, or those of all runners: stop [RUNNER]
 stop() {
     if [ $# = 0 ]; then
-        end "$top"/*/"$node"
+        halt "$top"/*/"$node"
     else
-        end "$top/$1/$node"
+        halt "$top/$1/$node"
     fi
 }
 
@@ -267,7 +298,7 @@ log() {
 # End the worker of a runner and remove what it had: remove RUNNER
 remove() {
     [ -n "$1" ] || exit 1
-    end "$top/$1/$node" || exit 1
+    halt "$top/$1/$node" || exit 1
     # Jobs may leave folders that are closed even to their owner.
     chmod -R u+rwx "$top/$1/$node" 2>/dev/null
     rm -rf "$top/$1/$node"
