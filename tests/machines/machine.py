@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
+from adr.worker.launcher_child import processes
 from tests.network import NetworkHost
 from tests.servers import require
 
@@ -118,9 +118,11 @@ class Machine:
         if self.is_on:
             self.was_lost = True
             # All processes in there end with the first one, which outlives systemd-nspawn.
-            with suppress(RuntimeError, ProcessLookupError):
-                os.kill(self._init(), signal.SIGKILL)
+            init = self._init()
+            os.kill(init, signal.SIGKILL)
             self._process.kill()
+            while os.path.exists(f"/proc/{init}"):
+                time.sleep(0.01)
         self._process.wait()
         # The one thing that outlives it.
         shutil.rmtree(f"/run/systemd/nspawn/propagate/{self.name}", ignore_errors=True)
@@ -157,14 +159,10 @@ class Machine:
     def _init(self) -> int:
         """Return the process that is number 1 in there."""
         assert self._process is not None
-        pid = self._process.pid
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except FileNotFoundError:
-            children = []
-        if not children:
-            raise RuntimeError(f"{self.name} does not run")
-        return int(children[0])
+        for each in processes():
+            if each.parent == self._process.pid and not each.zombie:
+                return each.pid
+        raise RuntimeError(f"{self.name} does not run")
 
     def wait_set_up(self, timeout_s: float = 120) -> None:
         """Wait until cloud-init has done all it was asked for, well or not."""

@@ -224,10 +224,10 @@ def test_the_job_of_a_lost_machine_has_run_elsewhere(crew, cloud, gate, wait_for
     gate.open("kept", "stubborn")
     survivor.wait_off(SOON_S)
 
+    assert {job["state"] for job in jobs(crew.client, crew.runner).values()} == {"succeeded"}
     assert gate.came["lost"] == [
         cloud.machines[crew.at["lost"]].host.address,
         survivor.host.address,
-    ]
-    assert {job["state"] for job in jobs(crew.client, crew.runner).values()} == {"succeeded"}
+    ], survivor.said()
     crew.client("download", f"--runner={crew.runner}", "results")
     assert sorted(crew.client.tree("results").values()) == ["KEPT", "LOST", "STUBBORN"]
