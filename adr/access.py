@@ -17,8 +17,9 @@ from typing import Any
 from botocore import exceptions as core
 
 from adr.aws import Connection, error_code, is_denied, translated
+from adr.clock import tries
 from adr.errors import ServiceError, UsageError
-from adr.role import ROLE_SESSION_S, WorkerRole, tries, worker_policy
+from adr.role import ROLE_SESSION_S, WorkerRole, worker_policy
 
 __all__ = [
     "Lent",

@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from botocore import exceptions as core
 
 from adr.aws import Connection, error_code, is_denied, translated
+from adr.clock import tries
 from adr.errors import ServiceError
 from adr.keys import CARDS, JOURNAL, LIVE, LOGS, SETUP
 from adr.version import __version__
 
-__all__ = ["ROLE_SESSION_S", "WorkerRole", "tries", "worker_policy"]
+__all__ = ["ROLE_SESSION_S", "WorkerRole", "worker_policy"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,9 +48,6 @@ _WRITTEN = (_RESULTS, JOURNAL, CARDS, LOGS, LIVE, SETUP)
 ROLE_SESSION_S = 12 * 3600
 _POLICY_NAME = "adr-worker"
 
-_WITHIN_S = 8.0
-_FIRST_WAIT_S = 0.25
-_LONGEST_WAIT_S = 5.0
 #: Answers that tell of another who does the same, or of a place that does not know it yet.
 _MEANWHILE = {
     "ConcurrentModification",
@@ -276,22 +273,6 @@ class WorkerRole:
                 if last or error_code(error.__cause__) not in _MEANWHILE:
                     raise
                 _log.debug("%s; looking again", error)
-
-
-def tries(within_s: float = _WITHIN_S) -> Iterator[bool]:
-    """Yield for each of some tries whether it is the last one, waiting longer before each.
-
-    Parameters
-    ----------
-    within_s : float, optional
-        Longest that is waited for, in seconds and in all.
-    """
-    left_s, wait_s = within_s, _FIRST_WAIT_S
-    while wait_s <= left_s:
-        yield False
-        time.sleep(wait_s)
-        left_s, wait_s = left_s - wait_s, min(2 * wait_s, _LONGEST_WAIT_S)
-    yield True
 
 
 def _allow(actions: Sequence[str], resource: str | Sequence[str]) -> dict[str, Any]:

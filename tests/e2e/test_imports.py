@@ -79,7 +79,7 @@ FOR_FLEETS = {
 }
 #: What those may import as well that reach machines elsewhere.
 FOR_MACHINES = FOR_FLEETS | {
-    *("access", "aws", "orders", "role"),
+    *("access", "aws", "clock", "orders"),
     *("fleets.pipoptions", "hostkeys", "remote", "wheel"),
 }
 #: The fleets, each with the parts that are its own, and what it may import.

@@ -423,7 +423,7 @@ class TestLending:
         self, iam: Iam, temporary: Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waited: list[float] = []
-        monkeypatch.setattr("adr.role.time", SimpleNamespace(sleep=waited.append))
+        monkeypatch.setattr("adr.clock.time", SimpleNamespace(sleep=waited.append))
         iam.proxy.fail("sts.AssumeRole", 403, "AccessDenied", message=SAID)
 
         with pytest.raises(ServiceError, match="AWS denies sts:AssumeRole"):

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from botocore import exceptions as core
 
 from adr.aws import error_code
+from adr.clock import tries
 from adr.errors import ServiceError, Unavailable
 from adr.fleets.ec2.refusals import refusals
 from adr.fleets.ec2.requests import tag_list
-from adr.role import tries
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client

@@ -16,11 +16,11 @@ from botocore import exceptions as core
 
 from adr.access import profile_left, remove_profile
 from adr.aws import Connection, error_code, is_denied
+from adr.clock import tries
 from adr.errors import AdrError, Denied, ServiceError
 from adr.fleets.base import HostState
 from adr.fleets.ec2.instances import find, state_of
 from adr.fleets.ec2.refusals import refusals
-from adr.role import tries
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
