@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.scene import Scene
+from tests.scene import Scene
 from tests.proxy import Proxy
 
 

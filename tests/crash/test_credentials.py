@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.crash.scene import Scene
+from tests.scene import Scene
 from tests.proxy import Proxy
 from tests.rules import Rule
 

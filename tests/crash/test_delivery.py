@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adr.models import JobState
-from tests.crash.scene import Scene
+from tests.scene import Scene
 from tests.proxy import Call, Proxy
 
 JOURNAL = "^_journal/"

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.crash.scene import Scene
+from tests.scene import Scene
 
 LOG_BYTES = 100_000
 

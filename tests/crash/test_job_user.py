@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import adr
-from tests.crash.scene import Process, Scene
+from tests.scene import Process, Scene
 from tests.crash.test_hostile_jobs import FAILURES, JOBS, LOG_BYTES, Shown, play
 from tests.servers import require
 

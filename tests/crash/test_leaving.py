@@ -7,7 +7,7 @@ import re
 import pytest
 
 from adr.models import JobState
-from tests.crash.scene import Scene
+from tests.scene import Scene
 from tests.unit.metadata import Metadata
 
 #: Longer than any of these tests: what is leased again sooner was given back.

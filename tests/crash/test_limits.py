@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from adr.models import JobState
-from tests.crash.scene import Scene
+from tests.scene import Scene
 
 #: Succeeds at its third try.
 FLAKY = """\

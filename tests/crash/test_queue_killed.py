@@ -12,7 +12,7 @@ import pytest
 import adr
 from adr.adr import status
 from adr.models import JobState
-from tests.crash.scene import Scene, killing
+from tests.scene import Scene, killing
 from tests.proxy import DROP, FORWARD, Proxy
 
 STORE = "adr.stores.directory:DirectoryStore.write"

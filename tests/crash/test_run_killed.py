@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.crash.scene import Scene
+from tests.scene import Scene
 
 
 def test_run_killed_half_way_runs_only_what_is_left(local: Scene) -> None:

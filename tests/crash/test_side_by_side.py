@@ -6,7 +6,7 @@ import fcntl
 import os
 
 from adr.models import JobState
-from tests.crash.scene import Scene
+from tests.scene import Scene
 
 
 def test_two_workers_share_the_work_and_nothing_else(scene: Scene) -> None:

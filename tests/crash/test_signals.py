@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.crash.scene import Scene
+from tests.scene import Scene
 from tests.proxy import Proxy
 
 #: Longer than any of these tests: what is leased again sooner was given back.

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from adr.models import JobState
-from tests.crash.scene import Scene, killing
+from tests.scene import Scene, killing
 from tests.proxy import Proxy
 
 SQLITE = "adr.ledgers.sqlite:SqliteLedger"

@@ -1,4 +1,4 @@
-"""What every crash test has: a runner, inputs of which each proves its job, and real processes.
+"""What every test of crashes and faults has: a runner, inputs of which each proves its job, and real processes.
 
 Each job notes beside the workspace that it began, waits there if the test holds it, and
 writes a file that only this job can have written. `Scene.check` says whether all is well in
@@ -25,7 +25,7 @@ from adr.runner import open_runner
 from tests.proxy import DROP, Call
 from tests.rules import Action, Dropped
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 
 #: Who it is, is appended in one write; a job that is held waits for its file to be removed.
 _JOB = """\
