@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scene import Scene
 from tests.proxy import Proxy
+from tests.scene import Scene
 
 
 @pytest.fixture(params=["local", "aws"])

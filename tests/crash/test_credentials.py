@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 
-from tests.scene import Scene
 from tests.proxy import Proxy
 from tests.rules import Rule
+from tests.scene import Scene
 
 #: Longer than any of these tests: no lease ends while there are no credentials.
 LONG = {"visibility_s": 300, "dead_after_s": 300}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from adr.models import JobState
-from tests.scene import Scene
 from tests.proxy import Call, Proxy
+from tests.scene import Scene
 
 JOURNAL = "^_journal/"
 

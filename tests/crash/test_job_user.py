@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 import adr
-from tests.scene import Process, Scene
 from tests.crash.test_hostile_jobs import FAILURES, JOBS, LOG_BYTES, Shown, play
+from tests.scene import Process, Scene
 from tests.servers import require
 
 JOB_USER = "nobody"

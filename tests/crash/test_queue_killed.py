@@ -12,8 +12,8 @@ import pytest
 import adr
 from adr.adr import status
 from adr.models import JobState
-from tests.scene import Scene, killing
 from tests.proxy import DROP, FORWARD, Proxy
+from tests.scene import Scene, killing
 
 STORE = "adr.stores.directory:DirectoryStore.write"
 MANIFEST, SEAL = r"^_batches/.*\.jsonl\.gz$", r"^_batches/.*\.seal$"

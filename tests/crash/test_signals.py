@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.scene import Scene
 from tests.proxy import Proxy
+from tests.scene import Scene
 
 #: Longer than any of these tests: what is leased again sooner was given back.
 LONG = {"visibility_s": 300, "dead_after_s": 300}

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from adr.models import JobState
-from tests.scene import Scene, killing
 from tests.proxy import Proxy
+from tests.scene import Scene, killing
 
 SQLITE = "adr.ledgers.sqlite:SqliteLedger"
 
