@@ -1,4 +1,4 @@
-"""What every test of crashes and faults has: a runner, inputs that each prove a job, real processes.
+"""What tests of crashes and faults have: a runner, inputs that each prove a job, real processes.
 
 Each job notes beside the workspace that it began, waits there if the test holds it, and
 writes a file that only this job can have written. `Scene.check` says whether all is well in
