@@ -7,6 +7,8 @@
     _batches/<batch>.jsonl.gz                   manifest, written once
     _batches/<batch>.sent                       how far it was sent, while that takes long
     _batches/<batch>.seal                       that it was sent whole
+    _batches/<batch>+<index>.jsonl.gz           manifest of a job that was queued singly
+    _batches/<batch>~<n>.jsonl.gz, .seal        the n-th retry: jobs with a raised generation
     _batches/<batch>.unaccounted                jobs that were nowhere to be found, and since when
     _journal/<batch>/<worker>-<n>.jsonl         records (AWS)
     _cards/<batch>/<index>                      the unusual jobs (AWS)
@@ -18,7 +20,10 @@
     _install/<sha256>/<name>                    what new hosts install
     _launches/<token>.json                      launches whose answer is not known yet
     _batches/destroyed                          that nobody is to queue any more
-    _control/<order>                            orders
+    _control/destroyed, destroyed-batch/<batch> orders: nothing more is to be run
+    _control/paused                             nothing more is to be begun
+    _control/cancel/<id>.json                   jobs that are called off
+    _control/follow/<batch>/<index>/<id>        somebody reads the output of a job that runs
 
 Keys are text of at most 1,024 bytes in UTF-8 (the limit of S3). File names are bytes of any
 kind, so `result_key` quotes what a key cannot hold; the true name stands in the record.
@@ -28,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 
 __all__ = [
     "BATCHES",
@@ -55,10 +61,12 @@ __all__ = [
     "manifest_key",
     "result_key",
     "results_prefix",
+    "retry_name",
     "seal_key",
     "sent_key",
     "setup_key",
     "unaccounted_key",
+    "unsealed_batches",
 ]
 
 BATCHES = "_batches/"
@@ -96,6 +104,24 @@ def manifest_key(batch: str) -> str:
 def seal_key(batch: str) -> str:
     """Return the key of the note that all jobs of the manifest were sent."""
     return f"{BATCHES}{batch}{SEAL}"
+
+
+def retry_name(batch: str, number: int) -> str:
+    """Return what stands for the batch in the keys of manifest and seal of a retry."""
+    return f"{batch}~{number}"
+
+
+def unsealed_batches(keys: Iterable[str]) -> set[str]:
+    """Return the batches of which something was not sent whole, by the keys below `BATCHES`.
+
+    Jobs that were queued singly need no seal of their own, unlike retries.
+    """
+    names = {key.removeprefix(BATCHES) for key in keys}
+    sent = {name.removesuffix(SEAL) for name in names if name.endswith(SEAL)}
+    queued = {
+        name.removesuffix(MANIFEST).split("+")[0] for name in names if name.endswith(MANIFEST)
+    }
+    return {name.split("~")[0] for name in queued - sent}
 
 
 def sent_key(batch: str) -> str:

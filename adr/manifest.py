@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,10 +50,15 @@ def compact_json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
-def jobs_of(manifests: Iterable[Manifest]) -> Iterator[Job]:
-    """Yield the jobs of several manifests, such as those of one batch."""
+def jobs_of(manifests: Iterable[Manifest]) -> list[Job]:
+    """Return the jobs of the manifests of one batch, each in its newest generation."""
+    jobs: dict[int, Job] = {}
     for manifest in manifests:
-        yield from manifest.jobs
+        for job in manifest.jobs:
+            known = jobs.get(job.index)
+            if known is None or known.generation < job.generation:
+                jobs[job.index] = job
+    return list(jobs.values())
 
 
 def jobs_digest(jobs: Iterable[Job]) -> str:

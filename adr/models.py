@@ -19,6 +19,7 @@ from typing import Any
 from adr.errors import AdrError
 
 __all__ = [
+    "CRASH_LIMIT",
     "SCHEMA",
     "Depth",
     "Job",
@@ -40,6 +41,9 @@ __all__ = [
 
 #: Version of everything adr writes: messages, records, manifests, cards, database.
 SCHEMA = 1
+
+#: Of a job that has lost so many started attempts with their workers no more is expected.
+CRASH_LIMIT = 5
 
 
 def check_schema(data: object, what: str) -> None:
@@ -139,6 +143,10 @@ class Job:
     timeout_s: float | None = None
     #: How often the command may be run before the job has failed.
     attempts: int = 1
+    #: Exit codes after which it is run again, 128 + n for signal n; empty: after any failure.
+    retry_on: tuple[int, ...] = ()
+    #: How many started attempts may be lost with their workers before the job has failed.
+    crash_limit: int = CRASH_LIMIT
     #: Raised by one with each retry.
     generation: int = 0
     #: Digest of all that decides the outcome; None where it was not computed.
@@ -172,6 +180,7 @@ class Job:
         known = {spec.name for spec in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
         values["store"] = tuple(values.get("store", ()))
+        values["retry_on"] = tuple(values.get("retry_on", ()))
         values["env"] = tuple(sorted(dict(values.get("env", {})).items()))
         return cls(**values)
 
@@ -271,6 +280,11 @@ class JobRecord:
     def id(self) -> JobId:
         """Return batch, index and generation."""
         return (self.batch, self.index, self.generation)
+
+    @property
+    def code(self) -> int | None:
+        """Return the exit code as a shell tells it, 128 + n for signal n; None: it never ran."""
+        return self.exit_code if self.signal is None else 128 + self.signal
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object with every field; times as text."""

@@ -1,22 +1,60 @@
-"""Orders to workers: immutable objects that each worker looks for every few seconds.
+"""Orders to workers: small objects that each worker looks for every few seconds.
 
-An order names what it is about in its key, so that one listing tells all of them.
+What an order is about stands in its key, so that one listing tells all of them. Only what
+calls jobs off has more to say, and never changes: it is read once by each process.
+
+An order calls off jobs by number and generation. So a retry, which raises the generation, is
+not touched by it, and an outcome that was recorded before still counts.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
+import re
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from adr.errors import AdrError, NotFound
 from adr.keys import CONTROL, TOMBSTONE
-from adr.models import SCHEMA, time_text
+from adr.models import SCHEMA, Job, check_schema, new_id, time_text
 from adr.stores.base import ObjectStore
 
-__all__ = ["Orders", "order_destruction", "read_orders"]
+__all__ = [
+    "Follow",
+    "OrderBook",
+    "Orders",
+    "follow_key",
+    "order_cancelling",
+    "order_destruction",
+    "order_pause",
+    "order_resumption",
+    "read_orders",
+]
 
 _RUNNER = CONTROL + "destroyed"
 _BATCH = CONTROL + "destroyed-batch/"
+_PAUSED = CONTROL + "paused"
+_CANCEL = CONTROL + "cancel/"
+_FOLLOW = CONTROL + "follow/"
+_FOLLOWED = re.compile(_FOLLOW + r"(?P<batch>[^/]+)/(?P<index>\d{1,9})/(?P<id>[0-9a-f]+)")
+
+#: First index, last index and generation of jobs that follow each other.
+_Span = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Ask the worker that runs a job to show its output while it grows."""
+
+    batch: str
+    index: int
+    #: Id of the order.
+    id: str
+    #: Changes for as long as somebody follows.
+    etag: str
 
 
 @dataclass(frozen=True)
@@ -25,24 +63,128 @@ class Orders:
 
     #: The runner is being destroyed: end all jobs and write nothing more.
     destroyed: bool = False
-    #: Batches whose jobs are called off.
+    #: Batches that are not to be touched any more.
     destroyed_batches: frozenset[str] = frozenset()
+    #: Nothing is to be leased.
+    paused: bool = False
+    #: For each batch the jobs that are called off, in the order of their numbers, by order.
+    cancelled: Mapping[str, tuple[tuple[_Span, ...], ...]] = field(default_factory=dict)
+    #: Whose output somebody reads.
+    follows: tuple[Follow, ...] = ()
+
+    def against(self, job: Job) -> str:
+        """Return why a job is not to be run any more, in words; empty where it is."""
+        if job.batch in self.destroyed_batches:
+            return "its batch was destroyed"
+        called_off = self.cancelled.get(job.batch, ())
+        return "cancelled" if any(_covers(spans, job) for spans in called_off) else ""
 
 
-def order_destruction(store: ObjectStore, batch: str | None = None) -> None:
-    """Call off the jobs of a batch, or of the whole runner; idempotent."""
-    body = json.dumps({"schema": SCHEMA, "ordered_at": time_text(time.time())}).encode()
-    if batch is None:
-        store.write(TOMBSTONE, body)
-    store.write(_RUNNER if batch is None else _BATCH + batch, body)
+class OrderBook:
+    """Read the orders of a runner again and again.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        The store of the runner.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._cancelled: dict[str, Mapping[str, tuple[_Span, ...]]] = {}
+
+    def read(self) -> Orders:
+        """Return the orders that stand: one listing, and one call for each new cancelling."""
+        entries = list(self._store.list(CONTROL))
+        keys = [entry.key for entry in entries]
+        return Orders(
+            destroyed=_RUNNER in keys,
+            destroyed_batches=frozenset(
+                key.removeprefix(_BATCH) for key in keys if key.startswith(_BATCH)
+            ),
+            paused=_PAUSED in keys,
+            cancelled=self._read_cancelled([key for key in keys if key.startswith(_CANCEL)]),
+            follows=tuple(
+                Follow(found["batch"], int(found["index"]), found["id"], entry.etag)
+                for entry in entries
+                if (found := _FOLLOWED.fullmatch(entry.key))
+            ),
+        )
+
+    def _read_cancelled(self, keys: Iterable[str]) -> dict[str, tuple[tuple[_Span, ...], ...]]:
+        found: dict[str, tuple[tuple[_Span, ...], ...]] = {}
+        for key in keys:
+            if key not in self._cancelled:
+                try:
+                    self._cancelled[key] = _spans(self._store.read(key).body)
+                except NotFound:
+                    continue
+            for batch, spans in self._cancelled[key].items():
+                found[batch] = (*found.get(batch, ()), spans)
+        return found
 
 
 def read_orders(store: ObjectStore) -> Orders:
-    """Read the orders that stand; one listing."""
-    keys = [entry.key for entry in store.list(CONTROL)]
-    return Orders(
-        destroyed=_RUNNER in keys,
-        destroyed_batches=frozenset(
-            key.removeprefix(_BATCH) for key in keys if key.startswith(_BATCH)
-        ),
-    )
+    """Read the orders that stand, once."""
+    return OrderBook(store).read()
+
+
+def order_destruction(store: ObjectStore, batch: str | None = None) -> None:
+    """Call off the jobs of a batch, or of the whole runner, for good; idempotent."""
+    if batch is None:
+        store.write(TOMBSTONE, _order())
+    store.write(_RUNNER if batch is None else _BATCH + batch, _order())
+
+
+def order_cancelling(store: ObjectStore, jobs: Iterable[Job]) -> None:
+    """Call off jobs, each in its generation."""
+    spans: dict[str, list[_Span]] = {}
+    for job in sorted(jobs, key=lambda job: job.id):
+        known = spans.setdefault(job.batch, [])
+        if known and known[-1][1:] == (job.index - 1, job.generation):
+            known[-1] = (known[-1][0], job.index, job.generation)
+        else:
+            known.append((job.index, job.index, job.generation))
+    if spans:
+        store.write(f"{_CANCEL}{new_id()}.json", _order(batches=spans))
+
+
+def order_pause(store: ObjectStore) -> None:
+    """Let no worker begin anything more; idempotent."""
+    store.write(_PAUSED, _order())
+
+
+def order_resumption(store: ObjectStore) -> None:
+    """Let workers go on; idempotent."""
+    store.delete([_PAUSED])
+
+
+def follow_key(job: Job, order: str) -> str:
+    """Return the key of the order to show the output of a job."""
+    return f"{_FOLLOW}{job.batch}/{job.index:06d}/{order}"
+
+
+def _order(**about: Any) -> bytes:
+    return json.dumps({"schema": SCHEMA, "ordered_at": time_text(time.time()), **about}).encode()
+
+
+def _spans(body: bytes) -> dict[str, tuple[_Span, ...]]:
+    try:
+        data = json.loads(body)
+        check_schema(data, "an order to cancel jobs")
+        return {
+            batch: tuple(
+                (int(first), int(last), int(generation)) for first, last, generation in some
+            )
+            for batch, some in data["batches"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AdrError(f"an order to cancel jobs is broken: {error}") from error
+
+
+def _covers(spans: tuple[_Span, ...], job: Job) -> bool:
+    place = bisect.bisect_right(spans, job.index, key=lambda span: span[0]) - 1
+    if place < 0:
+        return False
+    _, last, generation = spans[place]
+    return job.index <= last and job.generation <= generation

@@ -163,7 +163,7 @@ def _unfinished(runner: Runner, digest: str) -> Manifest | None:
         )
     for key in sorted(keys):
         name = key.removeprefix(BATCHES).removesuffix(MANIFEST)
-        if key.endswith(MANIFEST) and seal_key(name) not in keys and "+" not in name:
+        if key.endswith(MANIFEST) and seal_key(name) not in keys and not {"+", "~"} & {*name}:
             manifest = read_manifest(runner.store.read(key).body)
             if manifest.digest == digest and not _is_called_off(runner, name):
                 return manifest

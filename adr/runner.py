@@ -69,6 +69,8 @@ class Runner:
     remove: Callable[[], None]
     #: Shortest and usual time in seconds between two heartbeats of a worker.
     heartbeat_s: tuple[float, float]
+    #: Time in seconds between two looks of a worker at the orders.
+    orders_s: float
     #: Whether bundles are worth compressing on their way to the store.
     compress: bool
     #: Seconds after which the queue forgets a job.
@@ -261,6 +263,7 @@ def _open_local(runner_id: str, _region: str | None, worker: str | None) -> Runn
         roster=Roster(store, locks),
         remove=partial(remove_local, str(path)),
         heartbeat_s=(0.5, 5.0),
+        orders_s=1.0,
         compress=False,
         scratch=path / "tmp",
         fleets={"local": partial(_fleet, "adr.fleets.local:LocalFleet", path)},
@@ -276,6 +279,7 @@ def _open_aws(
     sqs: Any = None,
     dead_after_s: float = DEAD_AFTER_S,
     heartbeat_s: float = HEARTBEAT_S,
+    orders_s: float = 10.0,
     **times: float,
 ) -> Runner:
     from adr.aws import Connection
@@ -297,6 +301,7 @@ def _open_aws(
         roster=roster,
         remove=store.destroy,
         heartbeat_s=(heartbeat_s / 3, heartbeat_s),
+        orders_s=orders_s,
         compress=True,
         retention_s=RETENTION_S,
         fleets={

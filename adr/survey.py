@@ -12,17 +12,17 @@ import fnmatch
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from adr.errors import NotFound, RunnerGone, ServiceError, UsageError
-from adr.keys import BATCHES, MANIFEST, SEAL, UNACCOUNTED, seal_key, unaccounted_key
+from adr.keys import BATCHES, MANIFEST, UNACCOUNTED, unaccounted_key, unsealed_batches
 from adr.manifest import Manifest, jobs_of, read_manifest
 from adr.models import SCHEMA, Job, JobRecord, JobState, WorkerInfo, visible
-from adr.orders import read_orders
+from adr.orders import OrderBook
 from adr.runner import Runner
 
 __all__ = ["BatchStatus", "Counts", "JobView", "Status", "Survey", "pick_jobs"]
@@ -144,15 +144,17 @@ class Survey:
     def __init__(self, runner: Runner, lost_after_s: float = _LOST_AFTER_S) -> None:
         self._runner = runner
         self._lost_after_s = lost_after_s
+        self._orders = OrderBook(runner.store)
         self._manifests: dict[str, Manifest] = {}
-        self._sealed: set[str] = set()
+        self._unsealed: set[str] = set()
         self._noted: set[str] = set()
         self._guard = threading.Lock()
 
     def manifests(self, batch: str | None = None) -> dict[str, list[Manifest]]:
         """Return the manifests of each batch, oldest batch first.
 
-        A batch has one, and one more for each job that was queued into it singly.
+        A batch has one, one more for each job that was queued into it singly, and one more for
+        each retry.
 
         Parameters
         ----------
@@ -161,7 +163,7 @@ class Survey:
         """
         with self._guard:
             keys = [entry.key for entry in self._runner.store.list(BATCHES + (batch or ""))]
-            self._sealed = {key for key in keys if key.endswith(SEAL)}
+            self._unsealed = unsealed_batches(keys)
             self._noted = {key for key in keys if key.endswith(UNACCOUNTED)}
             fresh = [key for key in keys if key.endswith(MANIFEST) and key not in self._manifests]
             if fresh:
@@ -180,30 +182,33 @@ class Survey:
             return found
 
     def is_sealed(self, batch: str) -> bool:
-        """Tell whether `manifests` has found the batch to be sent whole."""
-        return seal_key(batch) in self._sealed
+        """Tell whether `manifests` has found the batch to be sent whole, and its retries too."""
+        return batch not in self._unsealed
 
     def is_being_queued(self) -> bool:
         """Tell whether somebody may be sending the jobs of a batch right now."""
         newest = time.time() - _SENDING_S
         manifests = self.manifests()
+        called_off = self._orders.read().destroyed_batches
         return any(
-            not self.is_sealed(batch) and manifests[batch][0].created > newest
-            for batch in self._wanted(manifests)
+            not self.is_sealed(batch) and parts[-1].created > newest
+            for batch, parts in manifests.items()
+            if batch not in called_off
         )
 
     def is_decided(self) -> bool:
-        """Tell whether every job of every batch has an outcome, and all are sealed.
+        """Tell whether every job of every batch has an outcome or is called off, and all are sent.
 
-        Batches that were called off do not count.
+        Batches that were destroyed do not count.
         """
         manifests = self.manifests()
-        batches = self._wanted(manifests)
+        orders = self._orders.read()
+        batches = [batch for batch in manifests if batch not in orders.destroyed_batches]
         if not all(self.is_sealed(batch) for batch in batches):
             return False
         decided = visible(self._runner.ledger.records(batches))
         return all(
-            _is_decided(job, decided.get((batch, job.index)))
+            _is_decided(job, decided.get((batch, job.index))) or orders.against(job)
             for batch in batches
             for job in jobs_of(manifests[batch])
         )
@@ -241,7 +246,7 @@ class Survey:
         runner = self._runner
         manifests = self._manifests_of(batch)
         workers = runner.roster.alive()
-        orders = read_orders(runner.store)
+        orders = self._orders.read()
         try:
             empty = runner.ledger.depth().empty and not orders.destroyed
             gone = orders.destroyed
@@ -254,7 +259,7 @@ class Survey:
             for worker in workers
             for slot in worker.running
         }
-        status = Status(runner.id, Counts(), [], workers, [])
+        status = Status(runner.id, Counts(), [], workers, [], paused=orders.paused)
         for name, parts in manifests.items():
             counts = BatchStatus(batch=name, sealed=self.is_sealed(name))
             views = []
@@ -262,7 +267,7 @@ class Survey:
                 record = decided.get((name, job.index))
                 if record and _is_decided(job, record):
                     state = record.state
-                elif gone or name in orders.destroyed_batches:
+                elif gone or orders.against(job):
                     record, state = None, JobState.CANCELLED
                 elif job.id in running:
                     record, state = None, JobState.RUNNING
@@ -278,7 +283,9 @@ class Survey:
             status.batches.append(counts)
             if counts.undecided:
                 status.notes += _notes_on(parts[0], counts, runner.retention_s)
-        if status.totals.queued and not workers:
+        if orders.paused:
+            status.notes.append("the runner is paused, and nothing begins: adr resume")
+        elif status.totals.queued and not workers:
             status.notes.append(f"{_jobs_wait(status.totals.queued)} and no worker runs")
         return status
 
@@ -307,11 +314,6 @@ class Survey:
             replace(view, state=JobState.LOST) if str(view.job.index) in lost else view
             for view in views
         ]
-
-    def _wanted(self, batches: Iterable[str]) -> list[str]:
-        """Return those of these batches that were not called off."""
-        called_off = read_orders(self._runner.store).destroyed_batches
-        return [batch for batch in batches if batch not in called_off]
 
     def _manifests_of(self, batch: str | None) -> dict[str, list[Manifest]]:
         manifests = self.manifests(batch)
@@ -344,7 +346,7 @@ def _jobs_wait(number: int) -> str:
 def _notes_on(manifest: Manifest, counts: BatchStatus, retention_s: float) -> Iterator[str]:
     if not counts.sealed:
         yield (
-            f"queueing {counts.batch} was not finished: repeat its adr queue to finish it, "
+            f"queueing {counts.batch} was not finished: repeat its adr queue or adr retry, "
             f"or adr destroy --batch={counts.batch}"
         )
     if counts.unaccounted:
@@ -353,7 +355,7 @@ def _notes_on(manifest: Manifest, counts: BatchStatus, retention_s: float) -> It
             f"as far as approximate counts tell: look again in two minutes"
         )
     if counts.lost:
-        yield f"{counts.lost} jobs of {counts.batch} are lost: queue their files again"
+        yield f"{counts.lost} jobs of {counts.batch} are lost: adr retry --lost queues them again"
     age_s = time.time() - manifest.created
     if age_s > retention_s - _WARN_BEFORE_S:
         yield (

@@ -66,6 +66,10 @@ class Proxy:
         self.down()
         self._listener.close()
 
+    def seed(self, seed: int | str) -> None:
+        """Begin the generator anew from which probabilities are drawn."""
+        self._chance.seed(seed)
+
     # Counting
 
     @property

@@ -1,8 +1,8 @@
 """What tests of crashes and faults have: a runner, inputs that each prove a job, real processes.
 
 Each job notes beside the workspace that it began, waits there if the test holds it, and
-writes a file that only this job can have written. `Scene.check` says whether all is well in
-the end: one visible outcome a job, whole results of the right job, and nothing left over.
+writes a file that only this attempt of it can have written. `Scene.check` says whether all is
+well in the end; what that means is in `tests.invariants`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import adr
-from adr.adr import status
-from adr.models import JobState, visible
+from adr.models import visible
 from adr.runner import open_runner
+from tests import invariants
 from tests.proxy import DROP, Call
 from tests.rules import Action, Dropped
 
@@ -34,7 +34,7 @@ number=${input##*-}; number=${number%.txt}
 if [ -e "$SIDE/stubborn" ]; then trap "" TERM; fi
 echo "$ADR_ATTEMPT" >> "$SIDE/runs-$number"
 while [ -e "$SIDE/hold-$number" ]; do sleep 0.05; done
-{ echo "$ADR_BATCH $number"; cat "$input"; } > proof.txt
+{ echo "$ADR_BATCH $number $ADR_ATTEMPT"; cat "$input"; } > proof.txt
 echo "$ADR_ATTEMPT" >> "$SIDE/ends-$number"
 """
 
@@ -54,6 +54,8 @@ class Process:
 
     def __init__(self, command: Sequence[str], log: Path, env: dict[str, str]) -> None:
         self.log = log
+        #: Most memory it had, as known when it was told to end or was last asked.
+        self.peak_bytes = 0
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
@@ -70,6 +72,18 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def memory(self) -> int:
+        """Return how much memory it has now, in bytes, and note its peak (Linux)."""
+        try:
+            text = Path(f"/proc/{self.pid}/status").read_text()
+        except FileNotFoundError:
+            return 0
+        found = {line.split(":")[0]: line.split()[1:2] for line in text.splitlines()}
+        if "VmRSS" not in found:
+            return 0
+        self.peak_bytes = int(found["VmHWM"][0]) << 10
+        return int(found["VmRSS"][0]) << 10
+
     def kill(self) -> None:
         """Kill as ``kill -9`` does, and wait for the end."""
         self.signal(signal.SIGKILL)
@@ -77,6 +91,7 @@ class Process:
 
     def end(self) -> None:
         """End in good order, with SIGTERM."""
+        self.memory()
         self.signal(signal.SIGTERM)
         assert self.ended() == 0, self.output()
 
@@ -126,12 +141,15 @@ class Scene:
         self.jobs: list[int] = []
         self._processes: list[Process] = []
         self.runner = ""
+        #: Workers that a test has called warm, with their memory at that time.
+        self.warm: dict[Process, int] = {}
 
     def create(self) -> None:
         local = self.kind == "local"
         place = str(self.folder / "runner") if local else None
         self.runner = adr.create(local=local, directory=place)
-        self.ledger = open_runner(self.runner).ledger
+        opened = open_runner(self.runner, **({} if local else SHORT))
+        self.ledger, self.roster = opened.ledger, opened.roster
 
     def make(self, jobs: int) -> list[str]:
         """Write so many inputs; return the words by which a command line queues them."""
@@ -139,7 +157,7 @@ class Scene:
         files = []
         for number in self.jobs:
             path = self.inputs / f"case-{number}.txt"
-            path.write_text(self._secret(number))
+            path.write_text(self.secret(number))
             files.append(str(path))
         return [f"--command={self.command}", f"--env=SIDE={self.side}", "--", *files]
 
@@ -197,14 +215,29 @@ class Scene:
 
     def runs(self, job: int) -> int:
         """Return how often a job has begun."""
-        return self._lines(f"runs-{job}")
+        return len(self.attempts("runs", job))
 
     def ends(self, job: int) -> int:
         """Return how often a job has come to its end."""
-        return self._lines(f"ends-{job}")
+        return len(self.attempts("ends", job))
+
+    def attempts(self, what: str, job: int) -> list[str]:
+        """Return the attempts of a job that have begun (``runs``) or come to their ``ends``."""
+        try:
+            return (self.side / f"{what}-{job}").read_text().split()
+        except FileNotFoundError:
+            return []
 
     def all_runs(self) -> list[int]:
         return [self.runs(job) for job in self.jobs]
+
+    def all_ends(self) -> int:
+        """Return how many jobs have come to their end."""
+        return sum(path.name.startswith("ends-") for path in self.side.iterdir())
+
+    def await_ends(self, jobs: int, timeout: float = 30) -> None:
+        """Wait until so many jobs have come to their end at least once."""
+        self.wait(lambda: self.all_ends() >= jobs, timeout)
 
     def await_run(self, job: int, times: int = 1, timeout: float = 30) -> None:
         self.wait(lambda: self.runs(job) >= times, timeout)
@@ -235,32 +268,39 @@ class Scene:
     def decided(self, batch: str) -> int:
         return len(self.visible(batch))
 
-    def check(self, batch: str) -> None:
-        """Assert that every job has succeeded once, with its own results, and nothing is left."""
-        found = status(self.runner)
-        assert [each.batch for each in found.batches] == [batch]
-        assert (found.totals.jobs, found.totals.succeeded) == (len(self.jobs), len(self.jobs))
-        assert all(view.state is JobState.SUCCEEDED for view in found.jobs)
-        target = self.folder / "download"
-        report = adr.download(self.runner, target)
-        assert report.fetched == len(self.jobs)
-        files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
-        assert files == {f"{batch}/case-{job}/proof.txt" for job in self.jobs}
-        for job in self.jobs:
-            proof = (target / batch / f"case-{job}" / "proof.txt").read_text()
-            assert proof == f"{batch} {job}\n{self._secret(job)}"
-        assert self.ledger.depth().empty
-        self.await_no_process()
-        assert list(self.workingdir.iterdir()) == []
+    def keep_warm(self, *workers: Process) -> None:
+        """Let `check` assert that these workers need no more memory from now on."""
+        self.warm |= {worker: worker.memory() for worker in workers}
 
-    def _secret(self, job: int) -> str:
+    def check(self, batch: str, failed: Mapping[int, str] | None = None) -> None:
+        """Assert that every job has one outcome, the right one, and nothing is left.
+
+        See `tests.invariants.check`.
+        """
+        invariants.check(self, batch, failed)
+
+    # What ``adr run`` has published
+
+    def run_words(self, jobs: int, slots: int = 1) -> list[str]:
+        """Write so many inputs; return the words of a command line that runs them."""
+        words = ["run", f"--to={self.results}", f"--slots={slots}"]
+        return words + self.make(jobs)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def published(self) -> set[int]:
+        found = self.results.glob("case-*/proof.txt")
+        return {int(path.parent.name.removeprefix("case-")) for path in found}
+
+    def check_published(self) -> None:
+        """Assert that the results of a run are there, each of its job, and nothing is left."""
+        invariants.check_published(self)
+
+    def secret(self, job: int) -> str:
+        """Return the content of the input of a job."""
         return f"of {job} in {self.folder}\n"
-
-    def _lines(self, name: str) -> int:
-        try:
-            return len((self.side / name).read_text().splitlines())
-        except FileNotFoundError:
-            return 0
 
 
 #: Times of workers on AWS, in seconds, with which a lost lease is noticed soon.

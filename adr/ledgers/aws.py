@@ -24,7 +24,7 @@ from functools import partial
 
 from adr.clock import boot_time
 from adr.errors import AdrError, RunnerGone, ServiceError
-from adr.ledgers.base import LOST_LIMIT, lost_too_often
+from adr.ledgers.base import lost_too_often
 from adr.ledgers.cards import Card, Cards
 from adr.ledgers.journal import Journal, JournalReader
 from adr.ledgers.sqs import Message, MessageQueue
@@ -293,7 +293,7 @@ class AwsLedger:
                         continue
                     lease = self._hold(message, job, asked_at, card)
                     leases.append(lease)
-                if card.starts >= LOST_LIMIT:
+                if card.starts >= job.crash_limit:
                     record = lost_too_often(job, lease.attempt, card.starts, card.notes)
                     self.settle([Outcome(lease, record)])
                     leases.remove(lease)

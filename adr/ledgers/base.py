@@ -18,15 +18,12 @@ from typing import Protocol, runtime_checkable
 
 from adr.models import Depth, Job, JobRecord, JobState, Lease, Outcome
 
-__all__ = ["LOST_LIMIT", "Forgetting", "Ledger", "lost_too_often"]
-
-#: A job that lost this many started attempts with their workers has failed.
-LOST_LIMIT = 5
+__all__ = ["Forgetting", "Ledger", "lost_too_often"]
 
 
 def lost_too_often(job: Job, attempt: str, lost: int, notes: tuple[str, ...]) -> JobRecord:
-    """Make the record of a job that has lost `LOST_LIMIT` workers."""
-    reason = f"lost its worker {lost} times"
+    """Make the record of a job that has lost as many workers as its crash limit says."""
+    reason = f"lost its worker {lost} time{'' if lost == 1 else 's'}"
     return JobRecord.of(job, attempt, JobState.FAILED, reason, notes=notes)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from adr.errors import RunnerGone, ServiceError
-from adr.ledgers.base import LOST_LIMIT, lost_too_often
+from adr.ledgers.base import lost_too_often
 from adr.models import SCHEMA, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
 from adr.roster import WorkerLocks
 
@@ -253,13 +253,13 @@ class SqliteLedger:
         with self._transaction("durable") as db:
             db.execute("UPDATE jobs SET lost = lost + started WHERE worker = ?", (holder,))
             rows = db.execute(
-                "SELECT body, attempt, lost FROM jobs WHERE worker = ? AND lost >= ?",
-                (holder, LOST_LIMIT),
+                "SELECT body, attempt, lost FROM jobs WHERE worker = ? AND lost > 0", (holder,)
             ).fetchall()
             for body, attempt, lost in rows:
                 job, notes = _read_body(body)
-                self._write_record(db, lost_too_often(job, attempt, lost, notes))
-                db.execute("DELETE FROM jobs" + _LEASED, (holder, attempt))
+                if lost >= job.crash_limit:
+                    self._write_record(db, lost_too_often(job, attempt, lost, notes))
+                    db.execute("DELETE FROM jobs" + _LEASED, (holder, attempt))
             db.execute(
                 "UPDATE jobs SET worker = NULL, attempt = NULL, started = 0 WHERE worker = ?",
                 (holder,),

@@ -102,7 +102,7 @@ class Crew:
 
     def is_called_off(self, lease: Lease) -> bool:
         """Tell whether a job is not to be run any more."""
-        return lease.job.batch in self.orders.destroyed_batches
+        return bool(self.orders.against(lease.job))
 
     def _run(self, slot: Slot, outbox: Path) -> None:
         while lease := self._turns.take(slot):
@@ -141,7 +141,7 @@ class Crew:
                 reason = f"its inputs cannot be had: {error}"
                 self._outbox.settle(lease, slot.refusal(lease, reason))
                 return False
-        if self._ending.reason is not None or self.is_called_off(lease):
+        if self._ending.reason or self.orders.paused or self.is_called_off(lease):
             self._give_up(slot, lease)
             return False
         if not self._ledger.start([lease]):
@@ -189,14 +189,16 @@ class Crew:
         """Deal with the lease of a job that was ended before it was done, or is not to begin."""
         if self._turns.is_lost(lease):
             _log.warning("the lease of %s was lost; its run is dropped", lease.job.name)
-        elif self.is_called_off(lease):
-            refused = slot.refusal(lease, "its batch was destroyed")
+        elif reason := self.orders.against(lease.job):
+            refused = slot.refusal(lease, reason)
             self._outbox.settle(lease, replace(refused, state=JobState.CANCELLED))
         else:
             self._leases.release([lease], note=note)
 
 
 def _is_to_repeat(delivery: Delivery) -> bool:
-    lease = delivery.lease
-    failed = delivery.record.state is JobState.FAILED and not delivery.final
-    return failed and lease.failures + 1 < lease.job.attempts
+    job, record = delivery.lease.job, delivery.record
+    if record.state is not JobState.FAILED or delivery.final:
+        return False
+    is_of_those = not job.retry_on or record.code in job.retry_on
+    return is_of_those and delivery.lease.failures + 1 < job.attempts

@@ -17,7 +17,7 @@ from pathlib import Path
 from adr.clock import boot_time
 from adr.errors import AdrError, RunnerGone
 from adr.models import WorkerInfo
-from adr.orders import Orders, read_orders
+from adr.orders import OrderBook, Orders
 from adr.runner import Runner
 
 __all__ = ["Heartbeat"]
@@ -25,7 +25,6 @@ __all__ = ["Heartbeat"]
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-_ORDERS_S = 10.0
 _AFTER_TROUBLE_S = 5.0
 
 
@@ -77,15 +76,16 @@ class Heartbeat:
 
     def go_on(self, over: threading.Event) -> None:
         """Write each further one, soon after a change, and read the orders, until `over`."""
-        orders_at = time.monotonic() + _ORDERS_S
+        orders = OrderBook(self._runner.store)
+        orders_at = time.monotonic() + self._runner.orders_s
         while not over.wait(_TICK_S):
             try:
                 info = self._info()
                 if self._is_due(info):
                     self._beat(info)
                 if time.monotonic() >= orders_at:
-                    self._obey(read_orders(self._runner.store))
-                    orders_at = time.monotonic() + _ORDERS_S
+                    self._obey(orders.read())
+                    orders_at = time.monotonic() + self._runner.orders_s
             except RunnerGone:
                 self._on_gone()
             except AdrError as error:

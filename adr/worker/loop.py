@@ -49,6 +49,7 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _LISTEN_S = 0.1
 _LONGEST_PAUSE_S = 30.0
+_PAUSED = "is paused: nothing more begins until adr resume"
 
 
 @dataclass
@@ -182,6 +183,8 @@ class Worker:
         orders = self._crew.orders = read_orders(self._runner.store)
         if orders.destroyed:
             raise RunnerGone(f"the runner {self._runner.id} has been destroyed")
+        if orders.paused:
+            _log.warning("the runner %s", _PAUSED)
         self._runner.ledger.send([])
         self._place = Place(self._workingdir, self._worker, user)
         bundles = Bundles(self._runner.store, self._place.bundles, user)
@@ -268,6 +271,11 @@ class Worker:
         while not ending.is_set():
             idle = self._turns.is_idle
             wanted = self._policy.wanted(self._crew.size, *self._turns.load())
+            if self._crew.orders.paused:
+                if self._is_shut_out():
+                    ending.set()
+                self._turns.wait(_TICK_S)
+                continue
             if wanted <= 0:
                 if idle and self._policy.is_used_up:
                     ending.set()
@@ -299,7 +307,7 @@ class Worker:
                     ending.wait(_LONGEST_PAUSE_S)
                 continue
             self._policy.leased(len(leases))
-            if ending.is_set() or not self._turns.add(leases):
+            if ending.is_set() or self._crew.orders.paused or not self._turns.add(leases):
                 self._leases.release(leases)
 
     def _is_shut_out(self) -> bool:
@@ -341,9 +349,13 @@ class Worker:
         )
 
     def _obey(self, orders: Orders) -> None:
+        if orders.paused != self._crew.orders.paused:
+            _log.warning("the runner %s", _PAUSED if orders.paused else "goes on")
         self._crew.orders = orders
         if orders.destroyed:
             self._leave()
+        if orders.paused:
+            self._leases.release(self._turns.unstarted())
         self._turns.stop(self._crew.is_called_off)
 
 

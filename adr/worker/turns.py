@@ -66,11 +66,17 @@ class Turns:
                 self._ready.popleft()
             return stale
 
-    def close(self) -> list[Lease]:
-        """Take back all leases that wait, and let slots have no more."""
+    def unstarted(self) -> list[Lease]:
+        """Take back all leases that wait."""
         with self._changed:
             unstarted = [lease for _, lease in self._ready]
             self._ready.clear()
+            return unstarted
+
+    def close(self) -> list[Lease]:
+        """Take back all leases that wait, and let slots have no more."""
+        with self._changed:
+            unstarted = self.unstarted()
             self._closed = True
             self._changed.notify_all()
             return unstarted
