@@ -117,3 +117,14 @@ def test_no_kind_of_object_lies_where_another_does() -> None:
     assert keys.journal_key("b", "w", 0).startswith(keys.journal_prefix("b"))
     assert not keys.journal_key("b2", "w", 0).startswith(keys.journal_prefix("b"))
     assert keys.heartbeat_key("w").startswith(keys.LIVE)
+
+
+def test_a_batch_is_sent_whole_once_it_and_all_its_retries_are() -> None:
+    # given a batch with two retries, one that was queued job by job, and one that was cut off
+    queued = [keys.manifest_key(name) for name in ("a", "a~1", "a~2", "b+1", "b+2", "c")]
+    sealed = [keys.seal_key(name) for name in ("a", "a~1", "b")]
+    # then
+    assert keys.unsealed_batches([*queued, *sealed, keys.TOMBSTONE]) == {"a", "c"}
+    # when those are sent as well
+    sealed += [keys.seal_key(name) for name in (keys.retry_name("a", 2), "c")]
+    assert keys.unsealed_batches([*queued, *sealed]) == set()
