@@ -49,6 +49,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION = 0x20080522
 _LOOK_S = 0.25
+#: What the kernel adds, in thousandths of all memory, when it chooses whom to kill for want of it.
+_EXPENDABLE = 500
+_MOST_EXPENDABLE = 1000
 _NEVER = float("inf")
 _KIB = 1024
 
@@ -351,6 +354,22 @@ class _Launcher:
                 kill_at = now + 1.0
 
 
+def _go_first() -> None:
+    """Let the kernel, where memory runs out, take this process and its jobs, not the worker."""
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        score = max(int(os.read(fd, 16)), 0) + _EXPENDABLE
+        os.pwrite(fd, b"%d" % min(score, _MOST_EXPENDABLE), 0)
+    except OSError:
+        # Somewhere nobody may: then the largest process is taken.
+        pass
+    finally:
+        os.close(fd)
+
+
 def _become(libc: ctypes.CDLL, uid: int, gid: int, groups: tuple[int, ...]) -> None:
     """Give up this process's user for another one, and all privileges with it, for good."""
     os.setgroups(groups)
@@ -375,6 +394,8 @@ def main(channel: int, *ids: int) -> None:
     os.set_inheritable(channel, False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    # As the other user it may not: it is closed to itself then.
+    _go_first()
     libc = ctypes.CDLL(None, use_errno=True)
     if ids:
         try:
