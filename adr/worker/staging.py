@@ -1,15 +1,20 @@
 """Results are taken out of a workspace, before the next job runs in it.
 
-They go to a folder of their own, from which `adr.worker.outbox` stores them.
+They go to a folder of their own, from which `adr.worker.outbox` stores them. Nobody can change
+them there: no process of the job is left, and of a file that somebody else may still write to,
+by another name or because it is open, it is a copy that is taken.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
+import signal
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from adr.worker.jobuser import JobUser
@@ -17,6 +22,9 @@ from adr.worker.tree import OPEN, open_tree, opened
 from adr.worker.workspace import Changes
 
 __all__ = ["stage"]
+
+#: Where a file lies in the folder of staged ones while it is copied.
+_SHARED = "shared"
 
 
 def stage(
@@ -95,7 +103,42 @@ def _taken(
                         # The job has closed the directory; `Workspace.restore` sees to it.
                         os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | OPEN)
                         source.rename(target)
+                    _make_own(target, staging / _SHARED)
                 else:
                     shutil.copy2(source, target)
             staged.append((target, name))
     return tuple(staged)
+
+
+def _make_own(path: Path, aside: Path) -> None:
+    """Let a file be one that its owner can read, and that nobody else writes to."""
+    status = path.lstat()
+    if not status.st_mode & stat.S_IRUSR:
+        # That fails for what belongs to another user, which is left to who takes it over.
+        with suppress(PermissionError):
+            path.chmod(stat.S_IMODE(status.st_mode) | stat.S_IRUSR)
+    if status.st_nlink > 1 or _is_open(path):
+        path.rename(aside)
+        shutil.copy2(aside, path)
+        aside.unlink()
+
+
+def _is_open(path: Path) -> bool:
+    """Tell whether somebody has a file open for writing, who does not find it by this name.
+
+    The kernel grants a read lease only if nobody has.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # Whoever opens it at this very moment makes the kernel send this signal, not SIGIO.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # A file system without leases, or the file of another user.
+        return False
+    finally:
+        os.close(fd)
+    return False
