@@ -52,6 +52,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+#: Beside the commands, the modules that write to standard output.
+_WRITERS = (__name__, "adr.output", "adr.hostoutput")
 _ISSUES = "https://github.com/openearth/amazon-distributed-runner/issues"
 
 
@@ -102,7 +104,7 @@ def _is_of_output(error: OSError) -> bool:
     """Tell whether an error was raised by writing in a command or its output, not in the core."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     module = str(frames[-1].f_globals.get("__name__"))
-    return module in (__name__, output.__name__) or module.startswith("adr.commands.")
+    return module in _WRITERS or module.startswith("adr.commands.")
 
 
 def adr_console(argv: Sequence[str] | None = None) -> int:

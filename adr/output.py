@@ -1,9 +1,11 @@
-"""How the console shows things: text for people, JSON for programs, progress.
+"""How the console shows things: text for people, JSON for programs.
 
 Data goes to standard output: ids, tables, JSON. What is only said to people, summaries and
 progress, goes to standard error. A table is plain aligned columns, so that 100,000 jobs
-print in a second and can be searched; ``rich`` draws only the live progress bar, and is
-imported only for it.
+print in a second and can be searched.
+
+Beside it: `adr.joboutput` shows what became of jobs, `adr.hostoutput` shows hosts,
+`adr.progressbar` how far work is, `adr.screen` redraws.
 
 Names and job output come from anywhere: `plain` shows their control characters instead of
 sending them to the terminal.
@@ -14,59 +16,38 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
-import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from adr.models import SCHEMA, JobState
-from adr.progress import SILENT, Progress
+from adr.models import SCHEMA
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from adr.batch import BatchPlan
-    from adr.embedded import RunReport
     from adr.lifecycle import RunnerInfo
-    from adr.models import JobRecord, WorkerInfo
-    from adr.survey import JobView, Status
-    from adr.transfer import FetchReport
 
 __all__ = [
-    "INTERRUPTED",
     "bundle_lines",
+    "clip",
     "confirm",
     "count",
     "duration_text",
-    "failure_lines",
-    "fetch_summary",
     "need_terminal",
     "plain",
     "plan_data",
     "plan_lines",
     "print_json",
-    "print_status",
     "print_table",
-    "print_workers",
-    "progress",
-    "run_lines",
     "runner_data",
     "runner_line",
     "say",
     "size_text",
+    "table_lines",
     "to_nowhere",
 ]
 
-#: What to say of a run that was interrupted.
-INTERRUPTED = "interrupted: the same command picks up where it was"
-
-_SHOWN_FAILURES = 10
-_SHOWN_LINES = 10
 _SHOWN_NAMES = 5
-_LINE_EVERY_S = 5.0
-_ALWAYS_SHOWN = (JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED)
 
 
 def plain(text: object, keep: str = "") -> str:
@@ -163,6 +144,12 @@ def need_terminal(refusal: str) -> None:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print columns; numbers stand to the right."""
+    for line in table_lines(header, rows):
+        print(line)
+
+
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Align columns; numbers stand to the right."""
     lines = [[plain(cell) for cell in row] for row in rows]
     right = [bool(lines) and all(_is_number(line[n]) for line in lines) for n in range(len(header))]
     widths = [max(map(_width, column)) for column in zip(header, *lines, strict=True)]
@@ -171,7 +158,20 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         for cell, width, to_right in zip(line, widths, right, strict=True):
             space = " " * (width - _width(cell))
             cells.append(space + cell if to_right else cell + space)
-        print("  ".join(cells).rstrip())
+        yield "  ".join(cells).rstrip()
+
+
+def clip(text: str, width: int) -> str:
+    """Cut text to so many columns of a terminal, and show that by its last one."""
+    if _width(text) <= width:
+        return text
+    kept, used = "", 0
+    for letter in text:
+        used += _width(letter)
+        if used > width - 1:
+            break
+        kept += letter
+    return kept + "…" if width > 0 else ""
 
 
 def _is_number(text: str) -> bool:
@@ -255,257 +255,3 @@ def runner_data(info: RunnerInfo, current: bool) -> dict[str, Any]:
         "running": info.running,
         "results_only": info.results_only,
     }
-
-
-def print_status(status: Status, jobs: bool) -> None:
-    """Print what happened to the jobs of a runner, by batch or by job, and who works on them."""
-    states = [
-        state.value
-        for state in JobState
-        if state in _ALWAYS_SHOWN or getattr(status.totals, state.value)
-    ]
-    rows = [
-        [
-            batch.batch,
-            *(f"{getattr(batch, name):,}" for name in ("jobs", *states)),
-        ]
-        for batch in status.batches
-    ]
-    if len(rows) > 1:
-        rows.append(["total", *(f"{getattr(status.totals, name):,}" for name in ("jobs", *states))])
-    if rows:
-        print_table(["BATCH", "JOBS", *(name.upper() for name in states)], rows)
-    else:
-        print("no batches")
-    if jobs and status.jobs:
-        print()
-        print_table(
-            ["JOB", "STATE", "TIME", "HOST", "ENDED"], [_job_row(view) for view in status.jobs]
-        )
-    if status.workers:
-        print()
-        print_workers(status.workers)
-    if status.paused:
-        print("\nthe runner is paused")
-    for note in status.notes:
-        print(f"\n{plain(note)}")
-
-
-def _job_row(view: JobView) -> list[str]:
-    record = view.record
-    if record is None:
-        return [view.job.name, view.state.value, "", "", ""]
-    time_text = ""
-    if record.started_at is not None and record.ended_at is not None:
-        time_text = duration_text(max(record.ended_at - record.started_at, 0))
-    return [view.job.name, view.state.value, time_text, record.host, ending(record)]
-
-
-def print_workers(workers: Iterable[WorkerInfo]) -> None:
-    """Print one line per worker."""
-    now = time.time()
-    print_table(
-        ["WORKER", "HOST", "PID", "SLOTS", "RUNNING", "DONE", "UP"],
-        [
-            [
-                info.worker,
-                info.host,
-                str(info.pid),
-                str(info.slots),
-                str(len(info.running)),
-                str(info.done),
-                duration_text(max(now - info.started_at, 0)),
-            ]
-            for info in workers
-        ],
-    )
-
-
-def failure_lines(records: Sequence[JobRecord]) -> Iterator[str]:
-    """Tell of each failed job how it ended, and of the first ones the end of their output."""
-    for number, record in enumerate(records):
-        yield f"failed: {plain(record.label)} ({plain(ending(record))})"
-        if number < _SHOWN_FAILURES:
-            tail = plain(record.tail.replace("\r\n", "\n"), keep="\n\t").rstrip().splitlines()
-            yield from ("    " + line for line in tail[-_SHOWN_LINES:])
-    if len(records) > _SHOWN_FAILURES:
-        yield f"(output of the first {_SHOWN_FAILURES} only)"
-
-
-def ending(record: JobRecord) -> str:
-    """Say why a job did not succeed, with its exit code; nothing where it did."""
-    if not record.exit_code or "exit code" in record.reason:
-        return record.reason
-    code = f"exit code {record.exit_code}"
-    return f"{record.reason}, {code}" if record.reason else code
-
-
-def run_lines(report: RunReport) -> Iterator[str]:
-    """Sum up a run."""
-    if report.skipped:
-        verb = "is" if report.skipped == 1 else "are"
-        yield f"{count(report.skipped, 'job')} {verb} done already (--rerun runs them again)"
-    parts = [
-        f"{number:,} {name}"
-        for number, name in (
-            (report.succeeded, "succeeded"),
-            (len(report.failed), "failed"),
-        )
-        if number
-    ]
-    if parts:
-        yield f"jobs: {', '.join(parts)}"
-    if report.kept:
-        yield (
-            f"{count(report.kept, 'result')} not written, since files that are not adr's have "
-            f"those names: move them away and run the same command again"
-        )
-    for trouble in report.unpublished:
-        yield f"{plain(trouble)}; the same command tries again"
-    if report.undecided and not report.interrupted:
-        yield f"{count(report.undecided, 'job')} have no outcome: the same command runs them"
-    if report.interrupted:
-        yield INTERRUPTED
-
-
-def fetch_summary(report: FetchReport) -> str:
-    """Sum up a download."""
-    text = f"fetched {count(report.fetched, 'file')} ({size_text(report.size_bytes)})"
-    if report.unchanged:
-        text += f", {report.unchanged:,} there already"
-    if report.kept:
-        text += f", {report.kept:,} there that differ and were kept (--overwrite replaces them)"
-    return text
-
-
-class _Meter:
-    """Count one piece of work and put it in words, which another thread may do meanwhile."""
-
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit = what, total, unit
-        self.done = 0
-        self.notes: dict[str, int] = {}
-        self.began = time.monotonic()
-
-    def __str__(self) -> str:
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        in_bytes = self.unit == "bytes"
-        if in_bytes:
-            parts = [f"{size_text(self.done)} of {size_text(self.total)}"]
-        else:
-            parts = [f"{self.done:,} of {self.total:,} {self.unit}"]
-        parts += [f"{number:,} {name}" for name, number in self.notes.items()]
-        if 0 < self.done < self.total:
-            rate = self.done / seconds
-            parts.append(f"{size_text(rate)}/s" if in_bytes else _rate_text(rate))
-            parts.append(f"{duration_text((self.total - self.done) / rate)} left")
-        return ", ".join(parts)
-
-
-def _rate_text(per_second: float) -> str:
-    for unit, seconds in (("s", 1), ("min", 60)):
-        if per_second * seconds >= 1:
-            return f"{per_second * seconds:.1f}/{unit}"
-    return f"{per_second * 3600:.1f}/h"
-
-
-class _Lines:
-    """Show progress as a line every few seconds, where no terminal can redraw one."""
-
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
-        self._lock = threading.Lock()
-        self._meter: _Meter | None = None
-        self._said = 0.0
-
-    def start(self, what: str, total: int, unit: str) -> None:
-        with self._lock:
-            self._meter = _Meter(what, total, unit)
-            self._said = time.monotonic()
-
-    def advance(self, amount: int = 1) -> None:
-        with self._lock:
-            if self._meter:
-                self._meter.done += amount
-                self._say_seldom(self._meter)
-
-    def note(self, **counts: int) -> None:
-        with self._lock:
-            if self._meter:
-                self._meter.notes = {**self._meter.notes, **counts}
-                self._say_seldom(self._meter)
-
-    def finish(self) -> None:
-        with self._lock:
-            self._meter = None
-
-    def _say_seldom(self, meter: _Meter) -> None:
-        now = time.monotonic()
-        if now - self._said >= self._every_s:
-            self._said = now
-            with suppress(OSError):
-                say(f"{meter.what}: {meter}")
-
-
-class _Bar:
-    """Show progress as a live bar on a terminal, gone when the work is done."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._lock = threading.Lock()
-        self._meter: _Meter | None = None
-        self._task: TaskID | None = None
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[meter]}", markup=False),
-            console=Console(stderr=True),
-            transient=True,
-            refresh_per_second=5,
-        )
-
-    def start(self, what: str, total: int, unit: str) -> None:
-        self.finish()
-        with self._lock:
-            self._meter = _Meter(what, total, unit)
-            self._task = self._bar.add_task(what, total=total, meter=self._meter)
-            self._bar.start()
-
-    def advance(self, amount: int = 1) -> None:
-        with self._lock:
-            if self._meter and self._task is not None:
-                self._meter.done += amount
-                self._bar.update(self._task, completed=self._meter.done)
-
-    def note(self, **counts: int) -> None:
-        with self._lock:
-            if self._meter:
-                self._meter.notes = {**self._meter.notes, **counts}
-
-    def finish(self) -> None:
-        with self._lock:
-            if self._task is not None:
-                self._bar.stop()
-                self._bar.remove_task(self._task)
-                self._meter = self._task = None
-
-
-@contextmanager
-def progress(quiet: bool = False) -> Iterator[Progress]:
-    """Give a `Progress` that fits standard error, and take it off the screen at the end.
-
-    Parameters
-    ----------
-    quiet : bool, optional
-        Show nothing.
-    """
-    shown: Progress = SILENT
-    if not quiet:
-        live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        shown = _Bar() if live else _Lines(_LINE_EVERY_S)
-    try:
-        yield shown
-    finally:
-        shown.finish()

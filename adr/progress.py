@@ -17,8 +17,11 @@ class Progress(Protocol):
     All methods may be called from any thread and never raise or block.
     """
 
-    def start(self, what: str, total: int, unit: str) -> None:
-        """Begin a piece of work called `what`, of `total` units (``"bytes"``, ``"jobs"`` …)."""
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin a piece of work called `what`, of `total` units (``"bytes"``, ``"jobs"`` …).
+
+        Of these `done` had been done before, which tells nothing of how fast it goes.
+        """
 
     def advance(self, amount: int = 1) -> None:
         """Add `amount` units of the piece of work."""
@@ -31,7 +34,7 @@ class Progress(Protocol):
 
 
 class _Silent:
-    def start(self, what: str, total: int, unit: str) -> None:
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
         pass
 
     def advance(self, amount: int = 1) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adr import hostoutput, output
+from adr import hostoutput, output, progressbar
 from adr.commands.base import command, telling_if_interrupted
 from adr.commands.login import login_of, password_of
 from adr.current import runner_of
@@ -100,7 +100,7 @@ def adr_launch(given: Arguments) -> int:
         for line in hostoutput.cost_lines(plan):
             output.say(line)
     left = "hosts may have been launched: adr list RUNNER shows them, adr destroy ends them"
-    with telling_if_interrupted(left), output.progress(given.flag("--quiet")) as progress:
+    with telling_if_interrupted(left), progressbar.progress(given.flag("--quiet")) as progress:
         report = core.launch_plan(runner, spec, plan, region, progress=progress)
     return _shown(given, runner, report, "launch")
 
@@ -137,7 +137,7 @@ def adr_prepare(given: Arguments) -> int:
     if timeout is not None:
         options["timeout"] = timeout
     left = "what has begun on a host may go on there: adr prepare again, or adr stop --hosts=HOST"
-    with telling_if_interrupted(left), output.progress(given.flag("--quiet")) as progress:
+    with telling_if_interrupted(left), progressbar.progress(given.flag("--quiet")) as progress:
         report = core.prepare(
             runner,
             given.text("--region"),
@@ -202,7 +202,7 @@ def _change(given: Arguments, verb: str) -> int:
     act = core.start if verb == "start" else core.stop
     login = login_of(given)
     try:
-        with output.progress(given.flag("--quiet")) as progress:
+        with progressbar.progress(given.flag("--quiet")) as progress:
             hosts = act(runner, given.text("--region"), chosen, **login, progress=progress)
     except PartialFailure as error:
         done, failed = list(error.succeeded), list(error.failed)

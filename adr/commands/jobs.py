@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adr import output
+from adr import joboutput, output, progressbar
 from adr.commands.base import command
 from adr.current import address, current_runner, is_runner, runner_of
 from adr.errors import UsageError
@@ -46,17 +46,17 @@ def adr_run(given: Arguments) -> int:
     if _only_shown(given, plan):
         return 0
     try:
-        with output.progress(given.flag("--quiet")) as progress:
+        with progressbar.progress(given.flag("--quiet")) as progress:
             report = core.run_plan(
                 plan, to, slots=slots, rerun=given.flag("--rerun"), progress=progress
             )
     except KeyboardInterrupt:
-        output.say(output.INTERRUPTED)
+        output.say(joboutput.INTERRUPTED)
         return 130
-    for line in output.failure_lines(report.failed):
+    for line in joboutput.failure_lines(report.failed):
         output.say(line)
     if not given.flag("--quiet"):
-        for line in output.run_lines(report):
+        for line in joboutput.run_lines(report):
             output.say(line)
     if given.flag("--json"):
         output.print_json(
@@ -107,7 +107,7 @@ def adr_queue(given: Arguments) -> int:
     plan = _plan(given, files, avoid=[] if is_runner_id(runner) else [runner])
     if _only_shown(given, plan):
         return 0
-    with output.progress(given.flag("--quiet")) as progress:
+    with progressbar.progress(given.flag("--quiet")) as progress:
         report = core.queue_plan(runner, plan, given.text("--region"), progress=progress)
     if not given.flag("--quiet"):
         resumed = f"went on with batch {report.batch}, whose queueing had been cut off"
@@ -205,7 +205,8 @@ def adr_status(given: Arguments) -> int:
     if given.flag("--json"):
         output.print_json(status.to_dict(jobs))
     else:
-        output.print_status(status, jobs)
+        for line in joboutput.status_lines(status, jobs):
+            print(line)
     return 0
 
 
@@ -261,7 +262,7 @@ def adr_download(given: Arguments) -> int:
 
     path = given.required("<path>")
     runner = runner_of(given)
-    with output.progress(given.flag("--quiet")) as progress:
+    with progressbar.progress(given.flag("--quiet")) as progress:
         report = core.download(
             runner,
             path,
@@ -274,7 +275,7 @@ def adr_download(given: Arguments) -> int:
             progress=progress,
         )
     if not given.flag("--quiet"):
-        output.say(output.fetch_summary(report))
+        output.say(joboutput.fetch_summary(report))
     if given.flag("--json"):
         output.print_json(
             {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from adr import hostoutput, output
+from adr import hostoutput, output, progressbar
 from adr.commands.base import command, telling_if_interrupted
 from adr.commands.login import login_of
 from adr.current import configured_runner, runner_of, same_runner
@@ -192,7 +192,7 @@ def adr_destroy(given: Arguments) -> int:
         return 1
     login = login_of(given)
     left = "it may be half destroyed: the same command goes on"
-    with telling_if_interrupted(left), output.progress(given.flag("--quiet")) as progress:
+    with telling_if_interrupted(left), progressbar.progress(given.flag("--quiet")) as progress:
         core.destroy(
             runner,
             given.text("--region"),

@@ -1194,9 +1194,9 @@ def test_columns_stay_aligned_with_wide_letters(capsys):
 
 
 PROGRESS = """
-from adr import output
-output._LINE_EVERY_S = 0
-with output.progress(quiet={quiet}) as progress:
+from adr import progressbar
+progressbar._LINE_EVERY_S = 0
+with progressbar.progress(quiet={quiet}) as progress:
     progress.start("running [b]", 3, "jobs")
     progress.note(done=1, failed=1, running=1)
     progress.advance(2)

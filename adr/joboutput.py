@@ -1,0 +1,160 @@
+"""How the console shows what became of jobs, as text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from adr.models import JobState
+from adr.output import count, duration_text, plain, size_text, table_lines
+
+if TYPE_CHECKING:
+    from adr.embedded import RunReport
+    from adr.models import JobRecord, WorkerInfo
+    from adr.survey import JobView, Status
+    from adr.transfer import FetchReport
+
+__all__ = [
+    "INTERRUPTED",
+    "batch_lines",
+    "failure_lines",
+    "fetch_summary",
+    "job_lines",
+    "run_lines",
+    "status_lines",
+    "worker_lines",
+]
+
+#: What to say of a run that was interrupted.
+INTERRUPTED = "interrupted: the same command picks up where it was"
+
+_SHOWN_FAILURES = 10
+_SHOWN_LINES = 10
+_ALWAYS_SHOWN = (JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED)
+
+
+def status_lines(status: Status, jobs: bool) -> Iterator[str]:
+    """Tell what happened to the jobs of a runner, by batch or by job, and who works on them."""
+    yield from batch_lines(status)
+    if jobs and status.jobs:
+        yield ""
+        yield from job_lines(status)
+    if status.workers:
+        yield ""
+        yield from worker_lines(status.workers)
+    for note in status.notes:
+        yield ""
+        yield plain(note)
+
+
+def batch_lines(status: Status) -> list[str]:
+    """Count the jobs of each batch: a header, one line each, and one with all where several are."""
+    states = [
+        state.value
+        for state in JobState
+        if state in _ALWAYS_SHOWN or getattr(status.totals, state.value)
+    ]
+    rows = [
+        [
+            batch.batch,
+            *(f"{getattr(batch, name):,}" for name in ("jobs", *states)),
+        ]
+        for batch in status.batches
+    ]
+    if not rows:
+        return ["no batches"]
+    if len(rows) > 1:
+        rows.append(["total", *(f"{getattr(status.totals, name):,}" for name in ("jobs", *states))])
+    return list(table_lines(["BATCH", "JOBS", *(name.upper() for name in states)], rows))
+
+
+def job_lines(status: Status) -> list[str]:
+    """Tell of each job: a header, and one line each."""
+    rows = [_job_row(view) for view in status.jobs]
+    return list(table_lines(["JOB", "STATE", "TIME", "HOST", "ENDED"], rows))
+
+
+def _job_row(view: JobView) -> list[str]:
+    record = view.record
+    if record is None:
+        return [view.job.name, view.state.value, "", "", ""]
+    time_text = ""
+    if record.started_at is not None and record.ended_at is not None:
+        time_text = duration_text(max(record.ended_at - record.started_at, 0))
+    return [view.job.name, view.state.value, time_text, record.host, _ending(record)]
+
+
+def worker_lines(workers: Iterable[WorkerInfo]) -> list[str]:
+    """Tell of each worker: a header, and one line each."""
+    now = time.time()
+    rows = [
+        [
+            info.worker,
+            info.host,
+            str(info.pid),
+            str(info.slots),
+            str(len(info.running)),
+            str(info.done),
+            duration_text(max(now - info.started_at, 0)),
+        ]
+        for info in workers
+    ]
+    return list(table_lines(["WORKER", "HOST", "PID", "SLOTS", "RUNNING", "DONE", "UP"], rows))
+
+
+def failure_lines(records: Sequence[JobRecord]) -> Iterator[str]:
+    """Tell of each failed job how it ended, and of the first ones the end of their output."""
+    for number, record in enumerate(records):
+        yield f"failed: {plain(record.label)} ({plain(_ending(record))})"
+        if number < _SHOWN_FAILURES:
+            tail = plain(record.tail.replace("\r\n", "\n"), keep="\n\t").rstrip().splitlines()
+            yield from ("    " + line for line in tail[-_SHOWN_LINES:])
+    if len(records) > _SHOWN_FAILURES:
+        yield f"(output of the first {_SHOWN_FAILURES} only)"
+
+
+def _ending(record: JobRecord) -> str:
+    """Say why a job did not succeed, with its exit code; nothing where it did."""
+    if not record.exit_code or "exit code" in record.reason:
+        return record.reason
+    code = f"exit code {record.exit_code}"
+    return f"{record.reason}, {code}" if record.reason else code
+
+
+def run_lines(report: RunReport) -> Iterator[str]:
+    """Sum up a run."""
+    if report.skipped:
+        verb = "is" if report.skipped == 1 else "are"
+        yield f"{count(report.skipped, 'job')} {verb} done already (--rerun runs them again)"
+    parts = [
+        f"{number:,} {name}"
+        for number, name in (
+            (report.succeeded, "succeeded"),
+            (len(report.failed), "failed"),
+        )
+        if number
+    ]
+    if parts:
+        yield f"jobs: {', '.join(parts)}"
+    if report.kept:
+        yield (
+            f"{count(report.kept, 'result')} not written, since files that are not adr's have "
+            f"those names: move them away and run the same command again"
+        )
+    for trouble in report.unpublished:
+        yield f"{plain(trouble)}; the same command tries again"
+    if report.undecided and not report.interrupted:
+        yield f"{count(report.undecided, 'job')} have no outcome: the same command runs them"
+    if report.interrupted:
+        yield INTERRUPTED
+
+
+def fetch_summary(report: FetchReport) -> str:
+    """Sum up a download."""
+    text = f"fetched {count(report.fetched, 'file')} ({size_text(report.size_bytes)})"
+    if report.unchanged:
+        text += f", {report.unchanged:,} there already"
+    if report.kept:
+        text += f", {report.kept:,} there that differ and were kept (--overwrite replaces them)"
+    return text
