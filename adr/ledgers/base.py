@@ -18,7 +18,10 @@ from typing import Protocol, runtime_checkable
 
 from adr.models import Depth, Job, JobRecord, JobState, Lease, Outcome
 
-__all__ = ["Forgetting", "Ledger", "lost_too_often"]
+__all__ = ["LONGEST_DELAY_S", "Forgetting", "Ledger", "lost_too_often"]
+
+#: Longest time in seconds for which a job that is given back may be held back.
+LONGEST_DELAY_S = 900.0
 
 
 def lost_too_often(job: Job, attempt: str, lost: int, notes: tuple[str, ...]) -> JobRecord:
@@ -78,7 +81,7 @@ class Ledger(Protocol):
     def release(
         self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False, note: str = ""
     ) -> None:
-        """Give jobs back, to be leased again after `delay_s`.
+        """Give jobs back, to be leased again after `delay_s`, at most `LONGEST_DELAY_S`.
 
         Leases that have passed are left alone.
 

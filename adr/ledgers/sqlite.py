@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from adr.errors import RunnerGone, ServiceError
-from adr.ledgers.base import lost_too_often
+from adr.ledgers.base import LONGEST_DELAY_S, lost_too_often
 from adr.models import SCHEMA, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
 from adr.roster import WorkerLocks
 
@@ -47,9 +47,10 @@ CREATE TABLE IF NOT EXISTS records (
 """
 
 _FORGOTTEN = "forgotten "
-_BUSY_S = 30.0
 _LOOK_EVERY_S = 0.05
 _RECLAIM_EVERY_S = 1.0
+# Whoever is to wait longer than anybody may was given back before the clock was set back.
+_READY = f"(ready_at <= :now OR ready_at > :now + {LONGEST_DELAY_S})"
 _LEASED = " WHERE worker = ? AND attempt = ?"
 _HOLDERS = "SELECT DISTINCT worker FROM jobs WHERE worker IS NOT NULL AND worker IS NOT ?"
 
@@ -69,6 +70,8 @@ class SqliteLedger:
 
     settle_within_s = 0.05
     poll_s = 0.2
+    #: How long to wait for other processes that write to the database, in seconds.
+    busy_s = 30.0
 
     def __init__(self, path: Path, locks: WorkerLocks, worker: str | None = None) -> None:
         self._path = path
@@ -82,7 +85,7 @@ class SqliteLedger:
     def create(self) -> None:
         """Make the database; idempotent."""
         try:
-            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
+            connection = sqlite3.connect(self._path, timeout=self.busy_s, isolation_level=None)
             with self._translated():
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_TABLES)
@@ -102,7 +105,7 @@ class SqliteLedger:
     @property
     def destroyed(self) -> bool:
         """Tell whether `destroy` has been called."""
-        with self._transaction("quick", even_if_destroyed=True) as db:
+        with self._transaction("read", even_if_destroyed=True) as db:
             return self._is_destroyed(db)
 
     def send(
@@ -152,7 +155,7 @@ class SqliteLedger:
 
     def extend(self, leases: Sequence[Lease]) -> list[Lease]:
         """Return the leases that are still this worker's."""
-        with self._transaction("quick") as db:
+        with self._transaction("read") as db:
             return [lease for lease in leases if self._is_held(db, lease)]
 
     def release(
@@ -192,19 +195,18 @@ class SqliteLedger:
 
     def depth(self) -> Depth:
         """Count exactly."""
-        now = time.time()
-        with self._transaction("quick") as db:
+        with self._transaction("read") as db:
             waiting, delayed, leased = db.execute(
-                "SELECT count(*) FILTER (WHERE worker IS NULL AND ready_at <= ?1),"
-                " count(*) FILTER (WHERE worker IS NULL AND ready_at > ?1),"
-                " count(*) FILTER (WHERE worker IS NOT NULL) FROM jobs",
-                (now,),
+                f"SELECT count(*) FILTER (WHERE worker IS NULL AND {_READY}),"
+                f" count(*) FILTER (WHERE worker IS NULL AND NOT {_READY}),"
+                f" count(*) FILTER (WHERE worker IS NOT NULL) FROM jobs",
+                {"now": time.time()},
             ).fetchone()
         return Depth(waiting, leased, delayed, exact=True)
 
     def records(self, batches: Iterable[str]) -> list[JobRecord]:
         """Return the records of these batches."""
-        with self._transaction("quick", even_if_destroyed=True) as db:
+        with self._transaction("read", even_if_destroyed=True) as db:
             rows = [
                 body
                 for batch in batches
@@ -224,9 +226,9 @@ class SqliteLedger:
         leases = []
         with self._transaction("quick") as db:
             rows = db.execute(
-                "SELECT rowid, body, failures, lost FROM jobs"
-                " WHERE worker IS NULL AND ready_at <= ? ORDER BY batch, position LIMIT ?",
-                (now, most),
+                f"SELECT rowid, body, failures, lost FROM jobs WHERE worker IS NULL AND {_READY}"
+                f" ORDER BY batch, position LIMIT :most",
+                {"now": now, "most": most},
             ).fetchall()
             for rowid, body, failures, lost in rows:
                 (job, notes), attempt = _read_body(body), new_id()
@@ -242,7 +244,7 @@ class SqliteLedger:
     def _reclaim(self) -> None:
         """Take back what dead workers had leased."""
         self._reclaimed_at = time.monotonic()
-        with self._transaction("quick") as db:
+        with self._transaction("read") as db:
             holders = [row[0] for row in db.execute(_HOLDERS, (self._worker,))]
         for holder in holders:
             with self._locks.if_dead(holder) as dead:
@@ -298,10 +300,13 @@ class SqliteLedger:
     def _transaction(
         self, kind: str, even_if_destroyed: bool = False
     ) -> Iterator[sqlite3.Connection]:
-        """Run statements as one transaction on the quick connection, or the durable one."""
+        """Run statements as one transaction: ``durable``, ``quick``, or one that only reads.
+
+        To ``read`` works while another process writes, and on a full disk.
+        """
         with self._guard, self._translated():
-            db = self._connection(kind)
-            db.execute("BEGIN IMMEDIATE")
+            db = self._connection("durable" if kind == "durable" else "quick")
+            db.execute("BEGIN" if kind == "read" else "BEGIN IMMEDIATE")
             try:
                 if not even_if_destroyed and self._is_destroyed(db):
                     raise RunnerGone(
@@ -309,17 +314,19 @@ class SqliteLedger:
                         f"only its results are left"
                     )
                 yield db
+                db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
 
     def _connection(self, kind: str) -> sqlite3.Connection:
         try:
             inode = self._path.stat().st_ino
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunnerGone(f"there is no runner at {self._path.parent}") from error
+        except OSError as error:
+            raise ServiceError(f"cannot open {self._path}: {error.strerror}") from error
         if inode != self._inode:
             self._connections.clear()
             self._inode = inode
@@ -327,13 +334,14 @@ class SqliteLedger:
             db = sqlite3.connect(
                 f"file:{quote(str(self._path))}?mode=rw",
                 uri=True,
-                timeout=_BUSY_S,
+                timeout=self.busy_s,
                 isolation_level=None,
                 check_same_thread=False,
             )
             db.execute(f"PRAGMA synchronous = {'FULL' if kind == 'durable' else 'NORMAL'}")
             row = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-            check_schema({"schema": json.loads(row[0])}, f"the database {self._path}")
+            schema = json.loads(row[0]) if row else None
+            check_schema({"schema": schema}, f"the database {self._path}")
             self._connections[kind] = db
         return self._connections[kind]
 
@@ -342,7 +350,13 @@ class SqliteLedger:
         try:
             yield
         except sqlite3.Error as error:
-            raise ServiceError(f"the database {self._path} refused: {error}") from error
+            raise ServiceError(f"the database {self._path} refused: {self._why(error)}") from error
+
+    def _why(self, error: sqlite3.Error) -> str:
+        said = str(error)
+        if said == "database is locked":
+            return f"another process has been writing for {self.busy_s:g} s: fuser tells which"
+        return f"{said}: make room on it" if said == "database or disk is full" else said
 
 
 def _read_body(body: str) -> tuple[Job, tuple[str, ...]]:
