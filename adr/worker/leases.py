@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from adr.errors import AdrError, RunnerGone
+from adr.errors import AdrError, RunnerGone, ServiceError
 from adr.ledgers.base import Ledger
 from adr.models import Lease
 from adr.worker.ending import Ending
@@ -51,15 +53,24 @@ class LeaseKeeper:
         self._waiting = waiting
         self._on_stale = on_stale
         self._on_gone = on_gone
+        #: What could not be given back, to be tried again.
+        self._unreleased: deque[Callable[[], None]] = deque()
 
     def release(
         self, leases: Sequence[Lease], delay_s: float = 0, failed: bool = False, note: str = ""
     ) -> None:
-        """Give leases back, or leave them to end by themselves where that fails."""
+        """Give leases back, from any thread; where that fails, `keep` tries again.
+
+        Some would end by themselves, but those of a local runner last as long as this worker.
+        """
         if not leases:
             return
+        step = partial(self._ledger.release, leases, delay_s=delay_s, failed=failed, note=note)
         try:
-            self._ledger.release(leases, delay_s=delay_s, failed=failed, note=note)
+            step()
+        except ServiceError as error:
+            _log.warning("could not give back %d jobs yet: %s", len(leases), error)
+            self._unreleased.append(step)
         except AdrError as error:
             _log.warning("%d leases end by themselves: %s", len(leases), error)
 
@@ -78,10 +89,20 @@ class LeaseKeeper:
                     for lease in running:
                         if lease.attempt not in kept:
                             self._turns.lose(lease)
+                self._release_again()
             except RunnerGone:
                 self._on_gone()
             except AdrError as error:
-                _log.warning("could not extend leases: %s", error)
+                _log.warning("could not hold on to leases, or give some back: %s", error)
                 ending.over.wait(_AFTER_TROUBLE_S)
             except Exception:
                 _log.exception("could not extend leases")
+
+    def _release_again(self) -> None:
+        while self._unreleased:
+            step = self._unreleased.popleft()
+            try:
+                step()
+            except ServiceError:
+                self._unreleased.appendleft(step)
+                raise
