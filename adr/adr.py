@@ -31,6 +31,7 @@ from adr.hosts import (
     start,
     stop,
 )
+from adr.joblimits import job_limits
 from adr.lifecycle import RunnerInfo, create, destroy, get_runners, list_runners
 from adr.models import new_id
 from adr.progress import SILENT, Progress
@@ -114,7 +115,9 @@ def plan(
     exclude: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
-    attempts: int = 1,
+    attempts: int | None = None,
+    retry_on: Sequence[int] = (),
+    crash_limit: int | None = None,
     avoid: Sequence[str | os.PathLike[str]] = (),
 ) -> BatchPlan:
     """Look at input files and say what queueing them would bundle and run; changes nothing.
@@ -125,7 +128,7 @@ def plan(
         List of file names used as input
     command, preprocessing, postprocessing : str, optional
         As for `queue`.
-    store_patterns, root, exclude, env, timeout, attempts
+    store_patterns, root, exclude, env, timeout, attempts, retry_on, crash_limit
         As for `queue`.
     avoid : list, optional
         Folders that are not bundled wherever they lie.
@@ -145,8 +148,7 @@ def plan(
         root=root,
         exclude=exclude,
         env=env or {},
-        timeout_s=timeout,
-        attempts=attempts,
+        limits=job_limits(timeout, attempts, retry_on, crash_limit),
         avoid=avoid,
     )
 
@@ -164,7 +166,9 @@ def queue(
     exclude: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
-    attempts: int = 1,
+    attempts: int | None = None,
+    retry_on: Sequence[int] = (),
+    crash_limit: int | None = None,
     progress: Progress = SILENT,
 ) -> str:
     r"""Queue job.
@@ -200,9 +204,17 @@ def queue(
     env : dict, optional
         Variables for the environment of the jobs.
     timeout : float, optional
-        Seconds after which a job is ended and has failed.
+        Seconds after which a job is ended and has failed. [default: from the configuration,
+        or none]
     attempts : int, optional
-        How often the command is run until it succeeds [default: 1]
+        How often the command is run until it succeeds, with growing pauses. [default: from the
+        configuration, or 1]
+    retry_on : list of int, optional
+        Exit codes after which it is run again, 128 + n for signal n. [default: from the
+        configuration, or all]
+    crash_limit : int, optional
+        How many workers a job may lose before it has failed. [default: from the configuration,
+        or 5]
     progress : Progress, optional
         Told of the advance.
 
@@ -232,6 +244,8 @@ def queue(
         env=env,
         timeout=timeout,
         attempts=attempts,
+        retry_on=retry_on,
+        crash_limit=crash_limit,
         avoid=[runner_id] if not is_runner_id(runner_id) else [],
     )
     return queue_plan(runner_id, planned, region_name, progress=progress).batch
@@ -352,7 +366,9 @@ def run(
     exclude: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
-    attempts: int = 1,
+    attempts: int | None = None,
+    retry_on: Sequence[int] = (),
+    crash_limit: int | None = None,
     slots: int | None = None,
     rerun: bool = False,
     progress: Progress = SILENT,
@@ -369,7 +385,7 @@ def run(
         Folder of the results: ``to/<job>/…``; the state is kept in ``to/.adr``
     command, preprocessing, postprocessing, store_patterns
         As for `queue`.
-    root, exclude, env, timeout, attempts
+    root, exclude, env, timeout, attempts, retry_on, crash_limit
         As for `queue`.
     slots : int, optional
         How many jobs run at once [default: the number of cores]
@@ -393,6 +409,8 @@ def run(
         env=env,
         timeout=timeout,
         attempts=attempts,
+        retry_on=retry_on,
+        crash_limit=crash_limit,
         avoid=[to],
     )
     return run_plan(planned, to, slots=slots, rerun=rerun, progress=progress)

@@ -10,7 +10,6 @@ File contents are read only where fingerprints are asked for.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 import secrets
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adr.errors import UsageError
+from adr.joblimits import JobLimits
 from adr.manifest import compact_json
 from adr.members import Member, choose, read_member
 from adr.models import SCHEMA, Job
@@ -177,8 +177,7 @@ def plan_batch(
     root: FilePath | None = None,
     exclude: Iterable[str] = (),
     env: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    timeout_s: float | None = None,
-    attempts: int = 1,
+    limits: JobLimits | None = None,
     avoid: Iterable[FilePath] = (),
 ) -> BatchPlan:
     """Plan one job per file, after a look at all that could be wrong.
@@ -199,10 +198,8 @@ def plan_batch(
         Patterns of what not to bundle, as in gitignore.
     env : mapping, optional
         Variables for the environment of the jobs.
-    timeout_s : float, optional
-        Seconds after which a run is ended.
-    attempts : int, optional
-        How often a command may be run before its job has failed.
+    limits : JobLimits, optional
+        How long and how often a job may run.
     avoid : iterable of path, optional
         Folders never bundled, wherever they lie.
 
@@ -217,10 +214,6 @@ def plan_batch(
         (store_patterns,) if isinstance(store_patterns, str) else store_patterns
     )
     variables = _checked_env(env)
-    if timeout_s is not None and not (math.isfinite(timeout_s) and timeout_s > 0):
-        raise UsageError(f"a time-out of {timeout_s:g} seconds: give more than 0, or none")
-    if attempts < 1:
-        raise UsageError(f"{attempts} attempts: give 1 or more")
     paths = _checked_files([files] if isinstance(files, str | os.PathLike) else list(files))
     unique = list(dict.fromkeys(paths))
     folder = _checked_root(root, unique)
@@ -243,8 +236,7 @@ def plan_batch(
             postprocessing=postprocessing or None,
             store=patterns,
             env=variables,
-            timeout_s=timeout_s,
-            attempts=attempts,
+            **(limits or JobLimits()).to_dict(),
         )
         for index, (name, label) in enumerate(zip(names, labels(names), strict=True), 1)
     )

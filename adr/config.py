@@ -67,7 +67,12 @@ JSON_DEFAULT: dict[str, Any] = {
     },
     "ssh": {"user": "ubuntu", "password": None, "key_filename": None},
     "command": {"command": None, "preprocessing": None, "postprocessing": None},
+    "job": {"timeout": None, "attempts": None, "retry_on": [], "crash_limit": None},
 }
+
+#: Settings that hold a number, and one that holds a list of numbers or texts.
+_NUMBERS = {"job.timeout", "job.attempts", "job.crash_limit"}
+_CODES = "job.retry_on"
 
 #: Keys, words, masked, split; in the order of the wizard.
 _QUESTIONS: tuple[tuple[tuple[str, ...], str, bool, bool], ...] = (
@@ -435,9 +440,14 @@ def _complete(default: Any, given: Any, key: str = "") -> Any:
             return {**copy.deepcopy(dict(given)), **known}
         expected = "an object"
     elif isinstance(default, list):
-        if isinstance(given, list) and all(isinstance(each, str) for each in given):
+        kinds = (str, int) if key == _CODES else (str,)
+        if isinstance(given, list) and all(isinstance(each, kinds) for each in given):
             return list(given)
-        expected = "a list of texts"
+        expected = "a list of exit codes" if key == _CODES else "a list of texts"
+    elif key in _NUMBERS:
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return given
+        expected = "a number"
     elif isinstance(given, str):
         return given
     else:

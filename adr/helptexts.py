@@ -36,7 +36,10 @@ _JOBS = """\
   --env=VAR              Environment variable of the jobs, NAME=VALUE, or NAME
                          for its value here; repeatable
   --timeout=S            End a job that runs longer than S seconds
-  --attempts=N           Run a job that fails up to N times
+  --attempts=N           Run a job that fails up to N times, with growing pauses
+  --retry-on=CODES       Run again only after these exit codes, such as
+                         1,75,100-110; 128+n stands for signal n
+  --crash-limit=N        Give a job up that has lost N workers; without, 5
   --files-from=FILE      Read more input files from FILE, one a line; - is
                          standard input
   -0, --null             Files in FILE end with a NUL byte, not with their line

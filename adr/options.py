@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from adr.errors import UsageError
+from adr.joblimits import read_codes
 
 __all__ = [
     "Arguments",
@@ -131,6 +132,17 @@ class Arguments:
         if not all(parts):
             raise UsageError(f"{name} takes names with commas between them, not {text!r}")
         return parts
+
+    def codes(self, name: str) -> tuple[int, ...]:
+        """Return the exit codes between commas, none where the option was not given.
+
+        Raises
+        ------
+        UsageError
+            If one of them is none.
+        """
+        text = self.text(name)
+        return () if text is None else read_codes(text.split(","), name)
 
     def level(self) -> int:
         """Return the logging level of ``--verbose``, at least that of errors with ``--quiet``.

@@ -308,7 +308,9 @@ def _plan(given: Arguments, files: list[str], avoid: Sequence[str] = ()) -> Batc
         exclude=given.texts("--exclude"),
         env=given.environment(),
         timeout=given.number("--timeout", "seconds"),
-        attempts=given.whole("--attempts") or 1,
+        attempts=given.whole("--attempts"),
+        retry_on=given.codes("--retry-on"),
+        crash_limit=given.whole("--crash-limit"),
         avoid=avoid,
     )
 

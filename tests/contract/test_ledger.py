@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -495,6 +496,20 @@ class TestDeaths:
         assert record.reason == "lost its worker 5 times"
         assert record.notes == ("interrupted",)
         assert last.depth().empty
+
+    def test_a_job_says_itself_how_many_workers_it_may_lose(self, backend: Backend) -> None:
+        backend.worker("sender").send([replace(a_job(), crash_limit=1)])
+
+        for n in range(1 + backend.uncounted):
+            ledger = backend.worker(f"worker{n}")
+            [lease] = ledger.receive(1, 5)
+            ledger.start([lease])
+            backend.die(f"worker{n}")
+
+        last = backend.worker("last")
+        assert last.receive(1, 1) == []
+        [record] = last.records([BATCH])
+        assert record.reason == "lost its worker 1 time"
 
     def test_what_had_not_begun_is_never_counted_as_lost(self, backend: Backend) -> None:
         backend.worker("sender").send([a_job()])

@@ -38,7 +38,7 @@ LAYERS = (
     ("queueing", "survey", "publish"),
     ("runner",),
     ("fabfile", "fleets.*"),
-    ("batch", "bundle", "manifest", "members", "templates", "transfer"),
+    ("batch", "bundle", "joblimits", "manifest", "members", "templates", "transfer"),
     ("access", "role"),
     ("ledgers.*", "stores.*", "aws", "remote", "logins", "hostkeys", "roster", "orders", "wheel"),
     ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets", "fleets.ec2"),

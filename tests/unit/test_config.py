@@ -280,6 +280,11 @@ def test_reading_settings_imports_nothing_slow():
         ('{"runner": 3}', "'runner' holds a number where a text is expected"),
         ('{"ssh": "ubuntu"}', "'ssh' holds a text where an object is expected"),
         ('{"ssh": {"user": true}}', "'ssh.user' holds a truth value where a text is expected"),
+        ('{"job": {"timeout": "60"}}', "'job.timeout' holds a text where a number is expected"),
+        (
+            '{"job": {"retry_on": [1.5]}}',
+            "'job.retry_on' holds a list where a list of exit codes is expected",
+        ),
         (
             '{"aws": {"configuration": {"security_groups": "sg-1"}}}',
             "'aws.configuration.security_groups' holds a text where a list of texts is expected",
@@ -353,7 +358,7 @@ def test_what_is_no_ordinary_file_is_never_replaced(home, monkeypatch):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (("regoin",), "'regoin': the configuration holds runner, aws, ssh, command"),
+        (("regoin",), "'regoin': the configuration holds runner, aws, ssh, command, job"),
         (("ssh", "usr"), "'ssh.usr': 'ssh' holds user, password, key_filename"),
         (("ssh", "user", "x"), "'ssh.user.x': 'ssh.user' is a value and holds no other"),
     ],
@@ -498,6 +503,7 @@ def test_the_wizard_asks_in_the_documented_order_and_writes_the_answers(monkeypa
             "preprocessing": "source env",
             "postprocessing": "deactivate",
         },
+        "job": config.JSON_DEFAULT["job"],
     }
     assert not (home / ".aws").exists()
 

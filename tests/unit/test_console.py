@@ -226,6 +226,14 @@ def test_the_package_runs_as_a_module():
         (["process", "--slots", "²"], "--slots takes a whole number from 1 up, not '²'"),
         (["queue", "--timeout=abc", "a"], "--timeout takes a number of seconds above 0, not 'abc'"),
         (["queue", "--timeout=nan", "a"], "--timeout takes a number of seconds above 0, not 'nan'"),
+        (
+            ["queue", "--retry-on=0", "a"],
+            "--retry-on takes exit codes from 1 to 255, such as 1,75,100-110, not '0'",
+        ),
+        (
+            ["queue", "--crash-limit=0", "a"],
+            "--crash-limit takes a whole number from 1 up, not '0'",
+        ),
         (["queue", "--attempts=-1", "a"], "--attempts takes a whole number from 1 up, not '-1'"),
         (["queue", "--env=1X=2", "a"], "--env takes NAME=VALUE or NAME, not '1X=2'"),
         (
@@ -308,7 +316,8 @@ def test_options_of_jobs_reach_the_plan(core, monkeypatch):
     words = [
         "run", "--to", "out", "--command", "model {}", "--preprocessing=. env", "--postprocessing=",
         "--store", r"\.csv$", "--store=^log", "--root=/data", "--exclude=*.tmp", "--env=A=b=c",
-        "--env", "MY_KEY", "--timeout=1.5", "--attempts=3", "--slots=2", "--rerun", "--",
+        "--env", "MY_KEY", "--timeout=1.5", "--attempts=3", "--slots=2", "--rerun",
+        "--retry-on=1,75,100-102", "--crash-limit=2", "--",
         "-a.txt", "--to", "b.txt",
     ]  # fmt: skip
     assert main(words) == 0
@@ -324,6 +333,8 @@ def test_options_of_jobs_reach_the_plan(core, monkeypatch):
             "env": {"A": "b=c", "MY_KEY": "here"},
             "timeout": 1.5,
             "attempts": 3,
+            "retry_on": (1, 75, 100, 101, 102),
+            "crash_limit": 2,
             "avoid": ["out"],
         },
     )
