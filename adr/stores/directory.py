@@ -92,10 +92,9 @@ class DirectoryStore:
             return
         with naming("read", path):
             source = open_regular(path)
-        with source, self._prepared() as ready:
-            with new_file(ready) as file:
-                copy_contents(source, file)
-                os.fsync(file.fileno())
+        with source, self._prepared() as (ready, file):
+            copy_contents(source, file)
+            os.fsync(file.fileno())
             with naming("write", target):
                 self._publish(ready, target)
 
@@ -116,10 +115,9 @@ class DirectoryStore:
     ) -> str:
         """Store a small object and return its ETag."""
         target = self._file(key)
-        with self._prepared() as ready:
-            with new_file(ready) as file:
-                write_all(file, body)
-                os.fsync(file.fileno())
+        with self._prepared() as (ready, file):
+            write_all(file, body)
+            os.fsync(file.fileno())
             with naming("write", target):
                 return self._publish(ready, target, if_absent=if_absent, if_match=if_match)
 
@@ -233,15 +231,20 @@ class DirectoryStore:
             return False
 
     @contextmanager
-    def _prepared(self) -> Iterator[Path]:
-        """Yield a place for a file to be published; what is still there afterwards is removed."""
+    def _prepared(self) -> Iterator[tuple[Path, BinaryIO]]:
+        """Yield a new file to be published; what is still there afterwards is removed.
+
+        It is locked meanwhile: by its age alone nobody can tell that its process is dead.
+        """
         with naming("write to", self._tmp):
             if not self._tmp.is_dir():
                 raise self._gone()
         self._sweep()
         ready = self._tmp / secrets.token_hex(16)
         try:
-            yield ready
+            with new_file(ready) as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                yield ready, file
         except ServiceError:
             if not self._tmp.is_dir():
                 raise self._gone() from None
@@ -257,7 +260,9 @@ class DirectoryStore:
         with suppress(OSError), os.scandir(self._tmp) as entries:
             for entry in entries:
                 if time.time() - entry.stat().st_mtime > _STALE_AFTER_S:
-                    os.unlink(entry)
+                    with open(entry, "rb") as file, suppress(BlockingIOError):
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        os.unlink(entry)
 
     def _take(self, path: Path, target: Path) -> bool:
         """Rename the caller's file into the store; False where only a copy will do."""

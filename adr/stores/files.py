@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from adr.errors import ServiceError
+from adr.errors import ServiceError, Unavailable
 
 __all__ = ["copy_contents", "naming", "new_file", "open_regular", "write_all"]
 
 _COPY_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 #: What copy_file_range(2) answers where it cannot copy between these two files.
 _CANNOT_COPY_INSIDE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -29,12 +30,18 @@ def naming(operation: str, path: Path) -> Iterator[None]:
 
     Raises
     ------
+    Unavailable
+        If the disk is full: it need not stay so.
     ServiceError
-        Instead of any `OSError`.
+        Instead of any other `OSError`.
     """
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:
+            raise Unavailable(
+                f"cannot {operation} {path}: {error.strerror}: make room there"
+            ) from error
         raise ServiceError(f"cannot {operation} {path}: {error.strerror or error}") from error
 
 

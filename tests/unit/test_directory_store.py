@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -137,13 +138,19 @@ def test_a_listing_does_not_see_what_is_being_written(
 def test_what_killed_processes_left_is_removed_after_a_day(
     directory: DirectoryStore, tmp_path: Path
 ) -> None:
-    old = a_file(tmp_path / "runner/tmp/old", b"half")
-    young = a_file(tmp_path / "runner/tmp/young", b"half")
-    os.utime(old, (1e9, 1e9))
+    old, slow, young = (
+        a_file(tmp_path / f"runner/tmp/{name}", b"half") for name in ("old", "slow", "young")
+    )
+    for path in (old, slow):
+        os.utime(path, (1e9, 1e9))
 
-    directory.write("key", b"")
+    # The machine of who writes it may have slept, or its clock been set.
+    with slow.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        directory.write("key", b"")
 
     assert not old.exists()
+    assert slow.exists()
     assert young.exists()
 
 
