@@ -17,7 +17,18 @@ from adr.errors import (
     UsageError,
 )
 from adr.inventory import may_have_others
-from adr.keys import BATCHES, INSTALL, LAUNCHES, LIVE, SETUP, WORKERS, bundle_key, journal_prefix
+from adr.keys import (
+    BATCHES,
+    FOLLOWED,
+    FOLLOWS,
+    INSTALL,
+    LAUNCHES,
+    LIVE,
+    SETUP,
+    WORKERS,
+    bundle_key,
+    journal_prefix,
+)
 from adr.launching import dissolve, end_all
 from adr.ledgers.base import Forgetting
 from adr.orders import order_destruction, read_orders
@@ -84,7 +95,7 @@ def _delete_inputs(runner: Runner, progress: Progress) -> None:
         clear_bundles(runner.scratch)
     # Also those of batches that never got a manifest.
     inputs = [each.key for each in runner.store.list("", flat=True) if each.key.endswith(".zip")]
-    _delete(runner, inputs, [LIVE, "_cards/"], progress)
+    _delete(runner, inputs, [LIVE, "_cards/", FOLLOWS, FOLLOWED], progress)
 
 
 def _delete_traces(runner: Runner, progress: Progress) -> None:
@@ -107,7 +118,7 @@ def destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -
     if not known and batch not in read_orders(runner.store).destroyed_batches:
         raise UsageError(f"there is no batch {batch}: adr status shows those there are")
     order_destruction(runner.store, batch)
-    prefixes = [f"_cards/{batch}/"]
+    prefixes = [f"{start}{batch}/" for start in ("_cards/", FOLLOWS, FOLLOWED)]
     if purge:
         if isinstance(runner.ledger, Forgetting):
             runner.ledger.forget(batch)

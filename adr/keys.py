@@ -13,6 +13,7 @@
     _journal/<batch>/<worker>-<n>.jsonl         records (AWS)
     _cards/<batch>/<index>                      the unusual jobs (AWS)
     _logs/<batch>/<index>/<attempt>.log         output too large for the record
+    _logs/followed/<batch>/<index>/<order>/…    output so far of a job that somebody follows
     _workers/<address>                          registered workers
     _workers/live/<worker>.json                 heartbeats
     _workers/ssh/<host>.json                    hosts of the fleet over SSH
@@ -39,6 +40,8 @@ __all__ = [
     "BATCHES",
     "CARDS",
     "CONTROL",
+    "FOLLOWED",
+    "FOLLOWS",
     "INSTALL",
     "JOURNAL",
     "LAUNCHES",
@@ -53,6 +56,8 @@ __all__ = [
     "WORKERS",
     "bundle_key",
     "card_key",
+    "followed_key",
+    "followed_prefix",
     "heartbeat_key",
     "install_key",
     "journal_key",
@@ -71,6 +76,7 @@ __all__ = [
 
 BATCHES = "_batches/"
 CONTROL = "_control/"
+FOLLOWS = CONTROL + "follow/"
 MANIFEST = ".jsonl.gz"
 SEAL = ".seal"
 UNACCOUNTED = ".unaccounted"
@@ -85,6 +91,9 @@ LAUNCHES = "_launches/"
 JOURNAL = "_journal/"
 CARDS = "_cards/"
 LOGS = "_logs/"
+#: Below it the same as below `FOLLOWS`, so that what nobody follows any more is found at once.
+#: No batch: their ids begin with the year.
+FOLLOWED = LOGS + "followed/"
 
 _LONGEST_SEGMENT_BYTES = 200
 _LONGEST_NAME_BYTES = 800
@@ -152,6 +161,16 @@ def card_key(batch: str, index: int) -> str:
 def log_key(batch: str, index: int, attempt: str) -> str:
     """Return the key of an output that is too large for the record."""
     return f"{LOGS}{batch}/{index:06d}/{attempt}.log"
+
+
+def followed_prefix(batch: str, index: int, order: str) -> str:
+    """Return what the keys of all that one order to follow a job has brought begin with."""
+    return f"{FOLLOWED}{batch}/{index:06d}/{order}/"
+
+
+def followed_key(prefix: str, attempt: str, offset: int, *, end: bool = False) -> str:
+    """Return the key of the output from an offset on, or of the note that it ends there."""
+    return f"{prefix}{attempt}-{offset:012d}{'.end' if end else ''}"
 
 
 def heartbeat_key(worker: str) -> str:

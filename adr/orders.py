@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adr.errors import AdrError, NotFound
-from adr.keys import CONTROL, TOMBSTONE
+from adr.keys import CONTROL, FOLLOWS, TOMBSTONE
 from adr.models import SCHEMA, Job, check_schema, new_id, time_text
 from adr.stores.base import ObjectStore
 
@@ -29,6 +29,7 @@ __all__ = [
     "follow_key",
     "order_cancelling",
     "order_destruction",
+    "order_following",
     "order_pause",
     "order_resumption",
     "read_orders",
@@ -38,8 +39,7 @@ _RUNNER = CONTROL + "destroyed"
 _BATCH = CONTROL + "destroyed-batch/"
 _PAUSED = CONTROL + "paused"
 _CANCEL = CONTROL + "cancel/"
-_FOLLOW = CONTROL + "follow/"
-_FOLLOWED = re.compile(_FOLLOW + r"(?P<batch>[^/]+)/(?P<index>\d{1,9})/(?P<id>[0-9a-f]+)")
+_FOLLOWED = re.compile(FOLLOWS + r"(?P<batch>[^/]+)/(?P<index>\d{1,9})/(?P<id>[0-9a-f]+)")
 
 #: First index, last index and generation of jobs that follow each other.
 _Span = tuple[int, int, int]
@@ -159,9 +159,14 @@ def order_resumption(store: ObjectStore) -> None:
     store.delete([_PAUSED])
 
 
+def order_following(store: ObjectStore, job: Job, order: str) -> None:
+    """Ask to show the output of a job, or go on asking: the order is another one each time."""
+    store.write(follow_key(job, order), _order(beat=new_id()))
+
+
 def follow_key(job: Job, order: str) -> str:
     """Return the key of the order to show the output of a job."""
-    return f"{_FOLLOW}{job.batch}/{job.index:06d}/{order}"
+    return f"{FOLLOWS}{job.batch}/{job.index:06d}/{order}"
 
 
 def _order(**about: Any) -> bytes:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
+from adr import following
 from adr.errors import AdrError, UsageError
+from adr.models import JobState
 from adr.progress import SILENT, Progress
 from adr.publish import fetches
-from adr.runner import Runner, open_runner
+from adr.runner import open_runner
 from adr.survey import JobView, Status, Survey, pick_jobs
 from adr.transfer import FetchReport, fetch
 
@@ -36,7 +37,14 @@ def status(runner_id: str, region_name: str | None = None, *, batch: str | None 
     return Survey(open_runner(runner_id, region_name)).status(batch)
 
 
-def logs(runner_id: str, job: str, region_name: str | None = None) -> Iterator[bytes]:
+def logs(
+    runner_id: str,
+    job: str,
+    region_name: str | None = None,
+    *,
+    follow: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Generator[bytes, None, None]:
     """Return the output of a job, byte by byte as it was.
 
     Parameters
@@ -47,24 +55,53 @@ def logs(runner_id: str, job: str, region_name: str | None = None) -> Iterator[b
         ``<batch>/<label>``, or label or number of a job of the newest batch that has it
     region_name : str, optional
         Amazon region identifier
+    follow : bool, optional
+        Go on while the job waits or runs, until it is decided; close the iterator where you
+        do not read it to its end [default: False]
+    tell : callable, optional
+        Called with sentences for people while a job is followed: that it waits, that its
+        worker was lost
 
     Raises
     ------
     UsageError
         If there is no such job.
     AdrError
-        If it has not ended yet.
+        If it has not ended yet and is not followed, or there never is to be any output.
     """
     runner = open_runner(runner_id, region_name)
-    views = Survey(runner).status().jobs
-    found = [view for view in views if job in (view.job.name, view.job.label)]
-    found = found or [view for view in views if job == str(view.job.index)]
+    survey = Survey(runner)
+    status = survey.status()
+    found = [view for view in status.jobs if job in (view.job.name, view.job.label)]
+    found = found or [view for view in status.jobs if job == str(view.job.index)]
     if not found:
         raise UsageError(f"there is no job {job!r}: adr status --jobs shows all")
     view = found[-1]
-    if view.record is None:
-        raise AdrError(f"{view.job.name} is {view.state}: its output can be had once it has ended")
-    return _output(runner, view)
+    if view.record is not None:
+        if view.state is JobState.CANCELLED:
+            raise AdrError(f"{view.job.name} was cancelled: no output of it is kept")
+        return following.output_of(runner.store, view.record)
+    if view.state is JobState.CANCELLED and not following.is_at_work(status, view.job):
+        raise AdrError(f"{view.job.name} was cancelled before it ran: it has no output")
+    if view.state is JobState.LOST:
+        raise AdrError(f"{view.job.name} is lost: adr retry --lost queues it again")
+    if follow:
+        if view.state in (JobState.QUEUED, JobState.UNACCOUNTED):
+            tell(_waits(view, status))
+        return following.follow(runner, survey, view.job, tell)
+    how = "or followed: adr logs -f" if view.state is JobState.RUNNING else "adr logs -f waits"
+    raise AdrError(
+        f"{view.job.name} is {view.state}: its output can be had once it has ended, {how}"
+    )
+
+
+def _waits(view: JobView, status: Status) -> str:
+    why = ""
+    if status.paused:
+        why = ", and the runner is paused: adr resume"
+    elif not status.workers:
+        why = ", and no worker runs"
+    return f"{view.job.name} waits to be run{why}"
 
 
 def download(
@@ -141,16 +178,3 @@ def download(
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"several jobs have a result {twice}: download without --flat")
     return fetch(runner.store, items, Path(path), overwrite=overwrite, progress=progress)
-
-
-def _output(runner: Runner, view: JobView) -> Iterator[bytes]:
-    assert view.record is not None
-    if view.record.log is None:
-        yield view.record.tail.encode("utf-8", "surrogateescape")
-        return
-    with tempfile.TemporaryDirectory(prefix="adr-log-") as folder:
-        path = Path(folder, "log")
-        runner.store.download(view.record.log, path)
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                yield chunk

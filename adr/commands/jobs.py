@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from adr import joboutput, output, progressbar
@@ -220,6 +221,8 @@ def adr_logs(given: Arguments) -> int:
     The job is <batch>/<job>, or <job> alone in the newest batch that has it.
 
     Options:
+      -f, --follow           Show it while the job waits or runs, as it grows, until
+                             the job is decided; Ctrl-C ends that, not the job
       --worker=HOST          Write what this host has said instead: why it could not
                              be set up, or the log of its worker
       <runner options>
@@ -231,13 +234,25 @@ def adr_logs(given: Arguments) -> int:
     if worker is not None:
         if given.text("<job>") is not None:
             raise UsageError("name a job or a --worker, not both")
-        chunks = iter([core.host_output(runner_of(given), worker, given.text("--region"))])
+        if given.flag("--follow"):
+            raise UsageError("--follow is for the output of a job: leave it out with --worker")
+        said = core.host_output(runner_of(given), worker, given.text("--region"))
+        chunks = (each for each in [said])
     else:
         if given.text("<job>") is None:
             raise UsageError("<job> is missing; see adr logs --help")
-        chunks = core.logs(runner_of(given), given.required("<job>"), given.text("--region"))
-    for chunk in chunks:
-        sys.stdout.buffer.write(chunk)
+        chunks = core.logs(
+            runner_of(given),
+            given.required("<job>"),
+            given.text("--region"),
+            follow=given.flag("--follow"),
+            tell=lambda text: None if given.flag("--quiet") else output.say(output.plain(text)),
+        )
+    # Where nobody reads any more, or on Ctrl-C, a worker is to hear of that.
+    with closing(chunks):
+        for chunk in chunks:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
     return 0
 
 

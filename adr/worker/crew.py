@@ -104,6 +104,10 @@ class Crew:
         """Tell whether a job is not to be run any more."""
         return bool(self.orders.against(lease.job))
 
+    def logs(self) -> list[tuple[Lease, Path]]:
+        """Return lease and log of each job that runs; see `Slot.log`."""
+        return [log for slot in self._slots if (log := slot.log)]
+
     def _run(self, slot: Slot, outbox: Path) -> None:
         while lease := self._turns.take(slot):
             staging = outbox / lease.attempt

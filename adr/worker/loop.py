@@ -3,7 +3,8 @@
 Threads, each with one duty: ``receive`` leases, one thread per slot runs (`adr.worker.crew`),
 the outbox stores and settles, ``keep`` extends leases and gives back those that do not get
 their turn (`adr.worker.leases`), ``heart`` writes the heartbeat and reads the orders
-(`adr.worker.heartbeat`), ``notice`` looks whether EC2 takes the machine away
+(`adr.worker.heartbeat`), ``follow`` shows the output of jobs that somebody follows
+(`adr.worker.following`), ``notice`` looks whether EC2 takes the machine away
 (`adr.worker.notice`), ``hurry`` bounds how long the end takes. The thread that calls `Worker.run`
 waits for the end, and ends jobs for which there is no time. What they share is small: the leases
 at hand (`adr.worker.turns`), and whether it ends (`adr.worker.ending`).
@@ -31,6 +32,7 @@ from adr.version import __version__
 from adr.worker.bundles import Bundles
 from adr.worker.crew import Crew
 from adr.worker.ending import Ending
+from adr.worker.following import Following
 from adr.worker.heartbeat import Heartbeat
 from adr.worker.jobuser import JobUser
 from adr.worker.leases import LeaseKeeper
@@ -155,6 +157,9 @@ class Worker:
             self._ending,
             self._leave,
         )
+        self._following = Following(
+            runner.store, self._crew.logs, self._limits.log_bytes, runner.orders_s / 5
+        )
         self._heartbeat = Heartbeat(runner, self._info, self._obey, self._leave, alive)
         self._started_at = time.time()
         #: Why it could lease nothing for so long that it has left.
@@ -216,6 +221,7 @@ class Worker:
         for thread in (*keepers, *others):
             thread.start()
         self._crew.start(slots, self._place.path / "outbox")
+        self._following.heed(orders.follows)
         # A signal may come to another thread, which does not wake this one from a wait without
         # end, and its handler sets the event, whose lock this thread must not hold then.
         while not ending.begun.is_set():
@@ -223,6 +229,7 @@ class Worker:
             ending.look(self._policy.usual_s)
         self._drain()
         self._outbox.close()
+        self._following.close()
         ending.over.set()
         for thread in keepers:
             thread.join()
@@ -244,6 +251,7 @@ class Worker:
     def _leave(self) -> None:
         """End because the runner is gone: drop everything and write nothing more."""
         self._ending.gone = True
+        self._following.close(gone=True)
         self._outbox.abandon()
         self.stop()
 
@@ -352,6 +360,7 @@ class Worker:
         if orders.paused != self._crew.orders.paused:
             _log.warning("the runner %s", _PAUSED if orders.paused else "goes on")
         self._crew.orders = orders
+        self._following.heed(orders.follows)
         if orders.destroyed:
             self._leave()
         if orders.paused:

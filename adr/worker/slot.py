@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adr.errors import AdrError
+from adr.errors import AdrError, Unavailable
 from adr.models import Job, JobRecord, JobState, Lease, moment_text
 from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.jobuser import JobUser
@@ -131,19 +132,31 @@ class Slot:
         self._stops: set[Stop] = set()
         self._launcher = Launcher(user)
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
+        #: While a job runs, its lease and the file that its output goes to.
+        self.log: tuple[Lease, Path] | None = None
 
     def prepare(self, lease: Lease) -> None:
         """Have the workspace of a job's batch ready, at the cost of others if the disk is small.
 
-        See `Bundles.unpack` for the errors.
+        Raises
+        ------
+        Unavailable
+            If the disk is full, so that no job could be run.
+        NotFound, ServiceError, AdrError
+            See `Bundles.unpack`.
         """
         batch = lease.job.batch
+        self._make_directory()
+        if not self._has_room():
+            for other in [each for each in self._workspaces if each != batch]:
+                self._forget(other)
+            if not self._has_room():
+                raise Unavailable(f"the disk of {self._directory} is full: make room there")
         if batch in self._workspaces:
             self._workspaces.move_to_end(batch)
             return
         while len(self._workspaces) >= _KEPT_WORKSPACES:
             self._forget(next(iter(self._workspaces)))
-        self._make_directory()
         target = self._inner / batch
         with self._rights():
             discard_tree(target)
@@ -163,6 +176,18 @@ class Slot:
             self._directory.chmod(0o711)
             self._inner.mkdir(mode=0o700)
             self._user.give(self._inner)
+
+    def _has_room(self) -> bool:
+        """Tell whether the disk has room for what a job at least needs."""
+        if shutil.disk_usage(self._directory).free >= _FULL_BYTES:
+            return True
+        # Of the part that is kept for root this tells nothing.
+        try:
+            with tempfile.TemporaryFile(dir=self._directory) as file:
+                os.posix_fallocate(file.fileno(), 0, _FULL_BYTES)
+        except OSError:
+            return False
+        return True
 
     def run(self, lease: Lease, staging: Path) -> Delivery | None:
         """Run a job whose workspace is ready, and put the workspace back as it was.
@@ -271,15 +296,19 @@ class Slot:
             "ADR_SLOT": str(self.number),
         }
         with self._log_of_job(log) as log_path:
-            return self._launcher.run(
-                ["bash", str(script)],
-                cwd=directory,
-                env=environment,
-                log_path=log_path,
-                timeout_s=job.timeout_s,
-                term_s=self._limits.term_s,
-                log_limit_bytes=self._limits.log_bytes,
-            )
+            self.log = (lease, log_path)
+            try:
+                return self._launcher.run(
+                    ["bash", str(script)],
+                    cwd=directory,
+                    env=environment,
+                    log_path=log_path,
+                    timeout_s=job.timeout_s,
+                    term_s=self._limits.term_s,
+                    log_limit_bytes=self._limits.log_bytes,
+                )
+            finally:
+                self.log = None
 
     @contextmanager
     def _log_of_job(self, log: Path) -> Iterator[Path]:

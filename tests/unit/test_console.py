@@ -68,7 +68,7 @@ class Core:
             "queue_plan": SimpleNamespace(batch="b", jobs=5, resumed=False, bundle_bytes=99),
             "process": SimpleNamespace(succeeded=3, failed=1, cancelled=0, interrupted=False),
             "download": SimpleNamespace(fetched=2, unchanged=3, kept=4, size_bytes=5_000),
-            "logs": iter([b"one\n", b"\xff\x00two"]),
+            "logs": (each for each in [b"one\n", b"\xff\x00two"]),
             "list_runners": [],
             "list_hosts": Hosts(),
             "destroy": None,
