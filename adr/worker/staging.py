@@ -13,8 +13,8 @@ import re
 import shutil
 import signal
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adr.worker.jobuser import JobUser
@@ -88,26 +88,47 @@ def _taken(
     if not names:
         # The directory itself may be gone.
         return ()
-    staged: list[tuple[Path, str]] = []
+    staged = [(staging / str(number), name) for number, name in enumerate(names)]
+    moved: list[tuple[Path, str]] = []
     with open_tree(directory) as root:
-        for name in names:
-            folder, _, base = name.rpartition("/")
-            target = staging / str(len(staged))
-            with opened(root, folder) as fd:
-                # The whole path may be longer than the kernel takes.
-                source = Path(f"/proc/self/fd/{fd}", base)
+        for target, name in staged:
+            with _source(root, name) as (source, _):
                 if name in created and not source.is_symlink():
-                    try:
-                        source.rename(target)
-                    except PermissionError:
-                        # The job has closed the directory; `Workspace.restore` sees to it.
-                        os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | OPEN)
-                        source.rename(target)
-                    _make_own(target, staging / _SHARED)
+                    moved.append((target, name))
                 else:
-                    shutil.copy2(source, target)
-            staged.append((target, name))
+                    _copy(source, target)
+        # Not before all links are copied, which may lead to these.
+        for target, name in moved:
+            with _source(root, name) as (source, folder):
+                try:
+                    source.rename(target)
+                except PermissionError:
+                    # The job has closed the directory; `Workspace.restore` sees to it.
+                    os.fchmod(folder, stat.S_IMODE(os.fstat(folder).st_mode) | OPEN)
+                    source.rename(target)
+            _make_own(target, staging / _SHARED)
     return tuple(staged)
+
+
+@contextmanager
+def _source(root: int, name: str) -> Iterator[tuple[Path, int]]:
+    """Yield a path of a file and the folder it is in; the whole path may be too long."""
+    folder, _, base = name.rpartition("/")
+    with opened(root, folder) as fd:
+        yield Path(f"/proc/self/fd/{fd}", base), fd
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, or the one that a link leads to, even if its owner may not read it."""
+    mode = stat.S_IMODE(source.stat().st_mode)
+    if mode & stat.S_IRUSR:
+        shutil.copy2(source, target)
+        return
+    source.chmod(mode | stat.S_IRUSR)
+    try:
+        shutil.copy2(source, target)
+    finally:
+        source.chmod(mode)
 
 
 def _make_own(path: Path, aside: Path) -> None:
