@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from adr.adr import (
         RunnerInfo,
         cache_contents,
+        cancel,
         create,
         create_bucket,
         create_queue,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         destroy,
         download,
         download_batch,
+        failures,
         find_root,
         get_job,
         get_runners,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         list_runners,
         logs,
         parse_message,
+        pause,
         plan,
         plan_launch,
         prepare,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
         queue_plan,
         register_workers,
         restore_contents,
+        resume,
         run,
         run_plan,
         start,
@@ -56,12 +60,15 @@ if TYPE_CHECKING:
         stop,
         upload_batch,
         upload_files,
+        wait,
+        watch,
     )
 
 __all__ = [
     "RunnerInfo",
     "__version__",
     "cache_contents",
+    "cancel",
     "create",
     "create_bucket",
     "create_queue",
@@ -69,6 +76,7 @@ __all__ = [
     "destroy",
     "download",
     "download_batch",
+    "failures",
     "find_root",
     "get_job",
     "get_runners",
@@ -85,6 +93,7 @@ __all__ = [
     "list_runners",
     "logs",
     "parse_message",
+    "pause",
     "plan",
     "plan_launch",
     "prepare",
@@ -95,6 +104,7 @@ __all__ = [
     "queue_plan",
     "register_workers",
     "restore_contents",
+    "resume",
     "run",
     "run_plan",
     "start",
@@ -102,6 +112,8 @@ __all__ = [
     "stop",
     "upload_batch",
     "upload_files",
+    "wait",
+    "watch",
 ]
 
 

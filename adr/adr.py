@@ -3,7 +3,8 @@
 Each takes a runner id, which is the UUID4 of an AWS runner or the path of a local one, and
 delegates. Here stand those that queue and process jobs; the others are imported: runners
 as a whole from `adr.lifecycle`, machines from `adr.hosts`, what became of jobs from
-`adr.results`, what takes boto3 resources from `adr.resources`.
+`adr.results`, what follows and steers them from `adr.control`, what takes boto3 resources from
+`adr.resources`.
 
 Where a function says that a value comes from the configuration, see `adr.config`. The
 documented defaults that belonged to one account or one model are not built in any more.
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from adr import config
 from adr.batch import BatchPlan, find_root, plan_batch
+from adr.control import cancel, failures, pause, resume, wait, watch
 from adr.embedded import RunReport, run_batch
 from adr.hosts import (
     get_workers,
@@ -61,6 +63,7 @@ from adr.worker.workspace import cache_contents, restore_contents
 __all__ = [
     "RunnerInfo",
     "cache_contents",
+    "cancel",
     "create",
     "create_bucket",
     "create_queue",
@@ -68,6 +71,7 @@ __all__ = [
     "destroy",
     "download",
     "download_batch",
+    "failures",
     "find_root",
     "get_job",
     "get_runners",
@@ -84,6 +88,7 @@ __all__ = [
     "list_runners",
     "logs",
     "parse_message",
+    "pause",
     "plan",
     "plan_launch",
     "prepare",
@@ -94,6 +99,7 @@ __all__ = [
     "queue_plan",
     "register_workers",
     "restore_contents",
+    "resume",
     "run",
     "run_plan",
     "start",
@@ -101,6 +107,8 @@ __all__ = [
     "stop",
     "upload_batch",
     "upload_files",
+    "wait",
+    "watch",
 ]
 
 

@@ -21,11 +21,11 @@ from typing import Any
 from adr.errors import NotFound, RunnerGone, ServiceError, UsageError
 from adr.keys import BATCHES, MANIFEST, UNACCOUNTED, unaccounted_key, unsealed_batches
 from adr.manifest import Manifest, jobs_of, read_manifest
-from adr.models import SCHEMA, Job, JobRecord, JobState, WorkerInfo, visible
+from adr.models import SCHEMA, Job, JobId, JobRecord, JobState, WorkerInfo, visible
 from adr.orders import OrderBook
 from adr.runner import Runner
 
-__all__ = ["BatchStatus", "Counts", "JobView", "Status", "Survey", "pick_jobs"]
+__all__ = ["BatchStatus", "Counts", "JobView", "Status", "Survey", "choose_jobs", "pick_jobs"]
 
 _DAY_S = 24 * 3600.0
 #: How long before a queue forgets a job we begin to say so.
@@ -104,6 +104,8 @@ class BatchStatus(Counts):
 @dataclass
 class Status:
     """Tell the state of a runner."""
+    #: Whether it was destroyed by itself: what was undecided then is called off.
+    destroyed: bool = False
 
     runner: str
     totals: Counts
@@ -261,7 +263,8 @@ class Survey:
         }
         status = Status(runner.id, Counts(), [], workers, [], paused=orders.paused)
         for name, parts in manifests.items():
-            counts = BatchStatus(batch=name, sealed=self.is_sealed(name))
+            destroyed = name in orders.destroyed_batches
+            counts = BatchStatus(batch=name, sealed=self.is_sealed(name), destroyed=destroyed)
             views = []
             for job in jobs_of(parts):
                 record = decided.get((name, job.index))
@@ -291,6 +294,7 @@ class Survey:
 
     def _with_lost(self, batch: str, views: list[JobView]) -> list[JobView]:
         """Tell those jobs as lost that are unaccounted, and were so at an earlier look.
+        ending = 0
 
         What was unaccounted at a look is noted, with the time of the first such look.
         """
@@ -300,6 +304,7 @@ class Survey:
             return views
         store = self._runner.store
         try:
+                    ending += job.id in running
             known = json.loads(store.read(key).body)["since"] if key in self._noted else {}
         except NotFound:
             known = {}
@@ -314,6 +319,9 @@ class Survey:
             replace(view, state=JobState.LOST) if str(view.job.index) in lost else view
             for view in views
         ]
+        if ending:
+            verb = "job is" if ending == 1 else "jobs are"
+            status.notes.append(f"{ending} cancelled {verb} about to be ended by the workers")
 
     def _manifests_of(self, batch: str | None) -> dict[str, list[Manifest]]:
         manifests = self.manifests(batch)
@@ -346,13 +354,37 @@ def _jobs_wait(number: int) -> str:
 def _notes_on(manifest: Manifest, counts: BatchStatus, retention_s: float) -> Iterator[str]:
     if not counts.sealed:
         yield (
-            f"queueing {counts.batch} was not finished: repeat its adr queue or adr retry, "
-            f"or adr destroy --batch={counts.batch}"
+            f"queueing {counts.batch} is not finished: if it was cut off, repeat its adr queue or "
+            f"adr retry, or adr destroy --batch={counts.batch}"
         )
     if counts.unaccounted:
         yield (
             f"{counts.unaccounted} jobs of {counts.batch} are neither decided, queued nor running, "
             f"as far as approximate counts tell: look again in two minutes"
+def choose_jobs(views: Sequence[JobView], patterns: Sequence[str]) -> list[JobView]:
+    """Return the jobs that any of these names, see `pick_jobs`; without any, all of them.
+
+    Raises
+    ------
+    UsageError
+        If there is no job of one of these names.
+    """
+    if not patterns:
+        return list(views)
+    # A shell may have made a hundred thousand names of one pattern.
+    called: dict[str, list[JobView]] = {}
+    for view in views:
+        for name in {view.job.label, view.job.name, str(view.job.index)}:
+            called.setdefault(name, []).append(view)
+    chosen: dict[JobId, JobView] = {}
+    for pattern in patterns:
+        found = called.get(pattern) or pick_jobs(views, pattern)
+        if not found:
+            raise UsageError(f"no job is named like {pattern!r}: adr status --jobs shows all")
+        chosen.update((view.job.id, view) for view in found)
+    return [view for view in views if view.job.id in chosen]
+
+
         )
     if counts.lost:
         yield f"{counts.lost} jobs of {counts.batch} are lost: adr retry --lost queues them again"

@@ -150,6 +150,10 @@ class Crew:
             return False
         if not self._ledger.start([lease]):
             return False
+        if self.is_called_off(lease):
+            # Meanwhile: who is not at a run yet does not hear of it.
+            self._give_up(slot, lease)
+            return False
         self._turns.begin(slot)
         began = time.monotonic()
         try:

@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _LISTEN_S = 0.1
 _LONGEST_PAUSE_S = 30.0
-_PAUSED = "is paused: nothing more begins until adr resume"
+_PAUSED = "the runner is paused: nothing more begins until adr resume --runner=%s"
 
 
 @dataclass
@@ -189,7 +189,7 @@ class Worker:
         if orders.destroyed:
             raise RunnerGone(f"the runner {self._runner.id} has been destroyed")
         if orders.paused:
-            _log.warning("the runner %s", _PAUSED)
+            _log.warning(_PAUSED, self._runner.id)
         self._runner.ledger.send([])
         self._place = Place(self._workingdir, self._worker, user)
         bundles = Bundles(self._runner.store, self._place.bundles, user)
@@ -279,11 +279,6 @@ class Worker:
         while not ending.is_set():
             idle = self._turns.is_idle
             wanted = self._policy.wanted(self._crew.size, *self._turns.load())
-            if self._crew.orders.paused:
-                if self._is_shut_out():
-                    ending.set()
-                self._turns.wait(_TICK_S)
-                continue
             if wanted <= 0:
                 if idle and self._policy.is_used_up:
                     ending.set()
@@ -293,9 +288,10 @@ class Worker:
             room_s = self._ending.lifetime.room_s(self._policy.usual_s)
             patience_s = max(0.0, min(room_s, self._policy.patience_s(idle)))
             try:
-                leases = self._runner.ledger.receive(wanted, patience_s)
+                paused = self._crew.orders.paused
+                leases = [] if paused else self._runner.ledger.receive(wanted, patience_s)
                 idle = self._turns.is_idle and self._outbox.is_empty
-                if not leases and self._policy.is_finished(idle):
+                if not leases and self._policy.is_finished(idle, paused):
                     ending.set()
                 pause_s = _TICK_S
             except RunnerGone as error:
@@ -314,9 +310,19 @@ class Worker:
                     _log.exception("leasing failed; trying again in %.0f s", _LONGEST_PAUSE_S)
                     ending.wait(_LONGEST_PAUSE_S)
                 continue
-            self._policy.leased(len(leases))
             if ending.is_set() or self._crew.orders.paused or not self._turns.add(leases):
                 self._leases.release(leases)
+                leases = []
+            self._policy.leased(len(leases))
+            if paused:
+                self._await_resumption()
+
+    def _await_resumption(self) -> None:
+        """Wait until the runner goes on, or it is time to ask again what is left to do."""
+        until = time.monotonic() + self._runner.ledger.poll_s
+        while self._crew.orders.paused and not self._ending.begun.wait(_TICK_S):
+            if time.monotonic() >= until:
+                return
 
     def _is_shut_out(self) -> bool:
         # Where the store cannot be used either, credentials may be renewed, or a service come back.
@@ -357,8 +363,10 @@ class Worker:
         )
 
     def _obey(self, orders: Orders) -> None:
-        if orders.paused != self._crew.orders.paused:
-            _log.warning("the runner %s", _PAUSED if orders.paused else "goes on")
+        if orders.paused and not self._crew.orders.paused:
+            _log.warning(_PAUSED, self._runner.id)
+        elif self._crew.orders.paused and not orders.paused:
+            _log.warning("the runner goes on")
         self._crew.orders = orders
         self._following.heed(orders.follows)
         if orders.destroyed:

@@ -166,8 +166,15 @@ class Policy:
         """Take note that jobs were leased ahead in vain: no more of that until one has ended."""
         self._held_up = True
 
-    def is_finished(self, idle: bool) -> bool:
+    def is_finished(self, idle: bool, paused: bool = False) -> bool:
         """Tell whether a worker that was given no job is to leave, by whether it has any.
+
+        Parameters
+        ----------
+        idle : bool
+            Whether it has nothing to do.
+        paused : bool, optional
+            Whether nobody is to lease what waits.
 
         Raises
         ------
@@ -191,7 +198,7 @@ class Policy:
             by_records = depth.empty and not depth.exact and self._is_decided()
             if by_records or self._is_proved(depth):
                 return True
-        return self._idle_s is not None and self._is_idle_enough(depth, now, self._idle_s)
+        return self._idle_s is not None and self._is_idle_enough(depth, now, self._idle_s, paused)
 
     def is_shut_out(self, idle: bool) -> bool:
         """Tell whether a worker is to leave whose attempt to lease failed, as those before did.
@@ -210,7 +217,7 @@ class Policy:
             return False
         return now - self._shut_out_since >= self._idle_s
 
-    def _is_idle_enough(self, depth: Depth, now: float, idle_s: float) -> bool:
+    def _is_idle_enough(self, depth: Depth, now: float, idle_s: float, paused: bool) -> bool:
         """Tell whether there was nothing to do for long enough, or will be nothing any more."""
         if not depth.empty:
             self._asked_survey_at = -math.inf
@@ -219,14 +226,15 @@ class Policy:
             self._asked_survey_at = now
             if self._is_over():
                 return True
-        if depth.waiting or depth.delayed:
+        if (depth.waiting or depth.delayed) and not paused:
             self._idle_since = None
             return False
         if self._idle_since is None:
             self._idle_since = now
         if now - self._idle_since < idle_s:
             return False
-        if self._is_proved(depth):
+        # While the runner is paused there is nothing to take over.
+        if paused or self._is_proved(depth):
             return True
         if now - self._asked_roster_at < _BETWEEN_QUESTIONS_S:
             return False

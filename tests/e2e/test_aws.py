@@ -119,7 +119,7 @@ def test_the_way_from_inputs_to_results(place, shell, inputs):
         "runner": runner,
         "paused": False,
         "totals": counts,
-        "batches": [{"batch": batch, **counts, "sealed": True}],
+        "batches": [{"batch": batch, **counts, "sealed": True, "destroyed": False}],
         "workers": [],
     }
     assert list(status) == ["schema", "runner", "paused", "totals", "batches", "workers"]

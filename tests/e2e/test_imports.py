@@ -30,7 +30,7 @@ LAYERS = (
     ("current",),
     ("options", "output", "joboutput", "hostoutput", "progressbar", "screen", "helptexts"),
     ("adr", "__init__"),
-    ("hosts", "lifecycle", "resources", "results"),
+    ("control", "hosts", "lifecycle", "resources", "results"),
     ("destruction", "embedded", "following", "preparing"),
     ("launching", "launchoptions"),
     ("inventory",),
@@ -44,6 +44,7 @@ LAYERS = (
     ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets", "fleets.ec2"),
     ("fleets.specs",),
     ("config", "awsfiles", "credentials"),
+    ("likeness",),
     ("models", "keys"),
     ("errors", "progress", "clock", "cores", "version"),
 )
