@@ -94,6 +94,8 @@ class BatchStatus(Counts):
     batch: str = ""
     #: False while, or where, queueing it was cut off.
     sealed: bool = True
+    #: Whether it was destroyed by itself: what was undecided then is called off.
+    destroyed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object that begins with the name."""
@@ -104,8 +106,6 @@ class BatchStatus(Counts):
 @dataclass
 class Status:
     """Tell the state of a runner."""
-    #: Whether it was destroyed by itself: what was undecided then is called off.
-    destroyed: bool = False
 
     runner: str
     totals: Counts
