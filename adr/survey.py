@@ -262,6 +262,7 @@ class Survey:
             for slot in worker.running
         }
         status = Status(runner.id, Counts(), [], workers, [], paused=orders.paused)
+        ending = 0
         for name, parts in manifests.items():
             destroyed = name in orders.destroyed_batches
             counts = BatchStatus(batch=name, sealed=self.is_sealed(name), destroyed=destroyed)
@@ -272,6 +273,7 @@ class Survey:
                     state = record.state
                 elif gone or orders.against(job):
                     record, state = None, JobState.CANCELLED
+                    ending += job.id in running
                 elif job.id in running:
                     record, state = None, JobState.RUNNING
                 elif empty and counts.sealed:
@@ -286,6 +288,9 @@ class Survey:
             status.batches.append(counts)
             if counts.undecided:
                 status.notes += _notes_on(parts[0], counts, runner.retention_s)
+        if ending:
+            verb = "job is" if ending == 1 else "jobs are"
+            status.notes.append(f"{ending} cancelled {verb} about to be ended by the workers")
         if orders.paused:
             status.notes.append("the runner is paused, and nothing begins: adr resume")
         elif status.totals.queued and not workers:
@@ -294,7 +299,6 @@ class Survey:
 
     def _with_lost(self, batch: str, views: list[JobView]) -> list[JobView]:
         """Tell those jobs as lost that are unaccounted, and were so at an earlier look.
-        ending = 0
 
         What was unaccounted at a look is noted, with the time of the first such look.
         """
@@ -304,7 +308,6 @@ class Survey:
             return views
         store = self._runner.store
         try:
-                    ending += job.id in running
             known = json.loads(store.read(key).body)["since"] if key in self._noted else {}
         except NotFound:
             known = {}
@@ -319,15 +322,36 @@ class Survey:
             replace(view, state=JobState.LOST) if str(view.job.index) in lost else view
             for view in views
         ]
-        if ending:
-            verb = "job is" if ending == 1 else "jobs are"
-            status.notes.append(f"{ending} cancelled {verb} about to be ended by the workers")
 
     def _manifests_of(self, batch: str | None) -> dict[str, list[Manifest]]:
         manifests = self.manifests(batch)
         if batch is not None and batch not in manifests:
             raise UsageError(f"there is no batch {batch}: adr status shows those there are")
         return manifests
+
+
+def choose_jobs(views: Sequence[JobView], patterns: Sequence[str]) -> list[JobView]:
+    """Return the jobs that any of these names, see `pick_jobs`; without any, all of them.
+
+    Raises
+    ------
+    UsageError
+        If there is no job of one of these names.
+    """
+    if not patterns:
+        return list(views)
+    # A shell may have made a hundred thousand names of one pattern.
+    called: dict[str, list[JobView]] = {}
+    for view in views:
+        for name in {view.job.label, view.job.name, str(view.job.index)}:
+            called.setdefault(name, []).append(view)
+    chosen: dict[JobId, JobView] = {}
+    for pattern in patterns:
+        found = called.get(pattern) or pick_jobs(views, pattern)
+        if not found:
+            raise UsageError(f"no job is named like {pattern!r}: adr status --jobs shows all")
+        chosen.update((view.job.id, view) for view in found)
+    return [view for view in views if view.job.id in chosen]
 
 
 def pick_jobs(views: Sequence[JobView], pattern: str) -> list[JobView]:
@@ -361,30 +385,6 @@ def _notes_on(manifest: Manifest, counts: BatchStatus, retention_s: float) -> It
         yield (
             f"{counts.unaccounted} jobs of {counts.batch} are neither decided, queued nor running, "
             f"as far as approximate counts tell: look again in two minutes"
-def choose_jobs(views: Sequence[JobView], patterns: Sequence[str]) -> list[JobView]:
-    """Return the jobs that any of these names, see `pick_jobs`; without any, all of them.
-
-    Raises
-    ------
-    UsageError
-        If there is no job of one of these names.
-    """
-    if not patterns:
-        return list(views)
-    # A shell may have made a hundred thousand names of one pattern.
-    called: dict[str, list[JobView]] = {}
-    for view in views:
-        for name in {view.job.label, view.job.name, str(view.job.index)}:
-            called.setdefault(name, []).append(view)
-    chosen: dict[JobId, JobView] = {}
-    for pattern in patterns:
-        found = called.get(pattern) or pick_jobs(views, pattern)
-        if not found:
-            raise UsageError(f"no job is named like {pattern!r}: adr status --jobs shows all")
-        chosen.update((view.job.id, view) for view in found)
-    return [view for view in views if view.job.id in chosen]
-
-
         )
     if counts.lost:
         yield f"{counts.lost} jobs of {counts.batch} are lost: adr retry --lost queues them again"
