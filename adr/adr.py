@@ -177,13 +177,15 @@ def queue(
     attempts: int | None = None,
     retry_on: Sequence[int] = (),
     crash_limit: int | None = None,
+    rerun: bool = False,
     progress: Progress = SILENT,
 ) -> str:
     r"""Queue job.
 
     Queues job to runner by zipping the root of all given input files, uploading the zipped
     input to the Amazon S3 Bucket and announcing the jobs to the Amazon SQS Message Queue, one
-    for each file.
+    for each file. A job that has succeeded on this runner with the same command, settings and
+    inputs, or waits or runs there, is not queued again.
 
     Parameters
     ----------
@@ -223,13 +225,15 @@ def queue(
     crash_limit : int, optional
         How many workers a job may lose before it has failed. [default: from the configuration,
         or 5]
+    rerun : bool, optional
+        Queue also what is there already [default: False]
     progress : Progress, optional
         Told of the advance.
 
     Returns
     -------
     str
-        Batch ID
+        Batch ID; the newest of those that hold the jobs where none had to be queued
 
     See Also
     --------
@@ -256,7 +260,7 @@ def queue(
         crash_limit=crash_limit,
         avoid=[runner_id] if not is_runner_id(runner_id) else [],
     )
-    return queue_plan(runner_id, planned, region_name, progress=progress).batch
+    return queue_plan(runner_id, planned, region_name, rerun=rerun, progress=progress).batch
 
 
 def queue_plan(
@@ -264,9 +268,10 @@ def queue_plan(
     plan: BatchPlan,
     region_name: str | None = None,
     *,
+    rerun: bool = False,
     progress: Progress = SILENT,
 ) -> QueueReport:
-    """Queue what `plan` has planned; a repeated call goes on where one was cut off.
+    """Queue what `plan` has planned and is not there yet, and go on where that was cut off.
 
     Parameters
     ----------
@@ -276,10 +281,12 @@ def queue_plan(
         What to queue.
     region_name : str, optional
         Amazon region identifier
+    rerun : bool, optional
+        Queue also what is there already [default: False]
     progress : Progress, optional
         Told of the advance.
     """
-    return queue_batch(open_runner(runner_id, region_name), plan, progress)
+    return queue_batch(open_runner(runner_id, region_name), plan, progress, rerun=rerun)
 
 
 def process(

@@ -23,13 +23,14 @@ from pathlib import Path
 
 from adr.batch import BatchPlan
 from adr.errors import RunnerGone, UsageError
+from adr.history import Key, Wanted, past_batches
 from adr.keys import bundle_key
 from adr.manifest import jobs_of
 from adr.models import Job, JobRecord, JobState, new_id, visible
 from adr.orders import order_destruction, read_orders
 from adr.progress import SILENT, Progress
 from adr.publish import Publisher
-from adr.queueing import queue_batch
+from adr.queueing import queue_new
 from adr.runner import Runner, create_runner, is_local_runner, open_runner
 from adr.survey import Survey
 from adr.worker.loop import Worker
@@ -96,15 +97,14 @@ def run_batch(
         workingdir = folder / RUNNER_FOLDER / "work"
         discard_tree(workingdir)
         plan = plan.with_fingerprints(progress)
-        wanted = _Wanted(plan.jobs)
+        wanted = Wanted(plan.jobs)
         survey = Survey(runner)
         history = _History(runner, survey, wanted, rerun)
         todo = plan.only(history.missing)
         publisher = Publisher(runner.store, folder, folder / RUNNER_FOLDER / "published.jsonl")
         pending = history.waiting
         if todo.jobs:
-            batch = queue_batch(runner, todo, progress).batch
-            pending = [*pending, *jobs_of(survey.manifests(batch)[batch])]
+            pending = [*pending, *queue_new(runner, todo, progress).plan.jobs]
         unpublished = publisher.publish(history.done)
         interrupted = False
         if pending:
@@ -127,6 +127,7 @@ def run_batch(
             (job, wanted.label(job), record)
             for job in pending
             if (record := records.get((job.batch, job.index)))
+            and record.id == job.id
             and record.state is not JobState.CANCELLED
         ]
         unpublished += publisher.publish(decided)
@@ -175,61 +176,27 @@ def _opened(folder: Path, worker: str) -> Iterator[Runner]:
         os.close(lock)
 
 
-#: What a job of this run and one of an earlier run have in common if they do the same.
-_Key = tuple[str | None, str | None]
-
-
-class _Wanted:
-    """Tell which job of this run, if any, a job of an earlier run is: by its fingerprint.
-
-    Where two of this run have the same fingerprint (the same content under two names, and a
-    command that does not say which) the label decides as well.
-    """
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        counts = Counter(job.fingerprint for job in jobs)
-        self._twins = {print_ for print_, number in counts.items() if number > 1}
-        self.jobs = {self.key(job): job for job in jobs}
-
-    def key(self, job: Job) -> _Key:
-        """Return what two jobs have in common if and only if they do the same."""
-        return job.fingerprint, job.label if job.fingerprint in self._twins else None
-
-    def label(self, job: Job) -> str:
-        """Return the label that a job, wanted in this run, has in it."""
-        return self.jobs[self.key(job)].label
-
-    def waits_well(self, job: Job) -> bool:
-        """Tell whether a job that waits is one of these and may run as it was queued."""
-        own = self.jobs.get(self.key(job))
-        return own is not None and (own.timeout_s, own.attempts) == (job.timeout_s, job.attempts)
-
-
 class _History:
     """Tell what earlier runs have done and left, of what is wanted now.
 
     Batches that were left with anything else are called off.
     """
 
-    def __init__(self, runner: Runner, survey: Survey, wanted: _Wanted, rerun: bool) -> None:
-        called_off = read_orders(runner.store).destroyed_batches
-        done: dict[_Key, tuple[Job, str, JobRecord]] = {}
-        waiting: dict[_Key, Job] = {}
-        for batch, parts in survey.manifests().items():
-            records = visible(runner.ledger.records([batch]))
-            left: dict[_Key, Job] = {}
-            for job in jobs_of(parts):
-                record = records.get((batch, job.index))
-                key = wanted.key(job)
-                if record is None:
-                    left[key] = job
-                elif record.state is JobState.SUCCEEDED and key in wanted.jobs and not rerun:
-                    done[key] = job, wanted.label(job), record
-            if not left or batch in called_off:
+    def __init__(self, runner: Runner, survey: Survey, wanted: Wanted, rerun: bool) -> None:
+        done: dict[Key, tuple[Job, str, JobRecord]] = {}
+        waiting: dict[Key, Job] = {}
+        orders = read_orders(runner.store)
+        for past in past_batches(runner, wanted, survey.manifests(), orders):
+            if not rerun:
+                done |= {
+                    key: (job, wanted.label(job), rec) for key, (job, rec) in past.done.items()
+                }
+            left = {wanted.key(job): job for job in past.left}
+            if not left:
                 continue
-            usable = survey.is_sealed(batch) and all(map(wanted.waits_well, left.values()))
+            usable = survey.is_sealed(past.batch) and all(map(wanted.may_be, past.left))
             if rerun or not usable or left.keys() & waiting.keys():
-                order_destruction(runner.store, batch)
+                order_destruction(runner.store, past.batch)
             else:
                 waiting.update(left)
         #: Wanted jobs that have succeeded, with their labels and records.
@@ -246,7 +213,7 @@ class _Follower:
     """Publish results and tell the progress while a worker works."""
 
     def __init__(
-        self, publisher: Publisher, pending: Sequence[Job], wanted: _Wanted, progress: Progress
+        self, publisher: Publisher, pending: Sequence[Job], wanted: Wanted, progress: Progress
     ) -> None:
         self._publisher = publisher
         self._pending = {job.id: (job, wanted.label(job)) for job in pending}
@@ -310,6 +277,9 @@ def _forget_bundles(runner: Runner, survey: Survey) -> None:
     over = [
         batch
         for batch, parts in batches.items()
-        if all((batch, job.index) in records for job in jobs_of(parts))
+        if all(
+            (record := records.get((batch, job.index))) and record.generation >= job.generation
+            for job in jobs_of(parts)
+        )
     ]
     runner.store.delete([bundle_key(batch) for batch in over])

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from adr.models import JobState
-from adr.output import count, duration_text, plain, size_text, table_lines
+from adr.output import bundle_lines, count, duration_text, plain, size_text, table_lines
 
 if TYPE_CHECKING:
     from adr.embedded import RunReport
     from adr.models import JobRecord, WorkerInfo
+    from adr.queueing import QueueReport
     from adr.survey import JobView, Status
     from adr.transfer import FetchReport
 
@@ -21,6 +22,7 @@ __all__ = [
     "failure_lines",
     "fetch_summary",
     "job_lines",
+    "queue_lines",
     "run_lines",
     "status_lines",
     "worker_lines",
@@ -120,6 +122,25 @@ def _ending(record: JobRecord) -> str:
         return record.reason
     code = f"exit code {record.exit_code}"
     return f"{record.reason}, {code}" if record.reason else code
+
+
+def queue_lines(report: QueueReport) -> Iterator[str]:
+    """Say what was queued, and what was there already."""
+    for batch in report.resumed:
+        yield f"went on with batch {batch}, whose queueing had been cut off"
+    counts = report.known.to_dict()
+    known = sum(counts.values())
+    if known:
+        parts = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+        verb = "is" if known == 1 else "are"
+        all_of = "all " if not report.jobs and known > 1 else ""
+        nothing = "" if report.jobs else ": nothing queued"
+        yield (
+            f"{all_of}{count(known, 'job')} {verb} here already ({parts}){nothing}; "
+            f"--rerun queues {'it' if known == 1 else 'them'} again"
+        )
+    if report.new:
+        yield from bundle_lines(report.new.plan)
 
 
 def run_lines(report: RunReport) -> Iterator[str]:

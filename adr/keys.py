@@ -54,6 +54,7 @@ __all__ = [
     "TOMBSTONE",
     "UNACCOUNTED",
     "WORKERS",
+    "batch_of",
     "bundle_key",
     "card_key",
     "followed_key",
@@ -67,11 +68,12 @@ __all__ = [
     "result_key",
     "results_prefix",
     "retry_name",
+    "retry_number",
     "seal_key",
     "sent_key",
     "setup_key",
     "unaccounted_key",
-    "unsealed_batches",
+    "unsealed_names",
 ]
 
 BATCHES = "_batches/"
@@ -120,17 +122,27 @@ def retry_name(batch: str, number: int) -> str:
     return f"{batch}~{number}"
 
 
-def unsealed_batches(keys: Iterable[str]) -> set[str]:
-    """Return the batches of which something was not sent whole, by the keys below `BATCHES`.
+def unsealed_names(keys: Iterable[str]) -> set[str]:
+    """Return which batches and retries were not sent whole, by the keys below `BATCHES`.
 
-    Jobs that were queued singly need no seal of their own, unlike retries.
+    Jobs that were queued singly stand for their batch, and need no seal of their own.
     """
     names = {key.removeprefix(BATCHES) for key in keys}
     sent = {name.removesuffix(SEAL) for name in names if name.endswith(SEAL)}
     queued = {
         name.removesuffix(MANIFEST).split("+")[0] for name in names if name.endswith(MANIFEST)
     }
-    return {name.split("~")[0] for name in queued - sent}
+    return queued - sent
+
+
+def batch_of(name: str) -> str:
+    """Return the batch that a name in the keys of manifests and seals belongs to."""
+    return name.split("~")[0].split("+")[0]
+
+
+def retry_number(name: str) -> int:
+    """Return which retry of its batch a name in the keys of manifests stands for; 0: none."""
+    return int(name.partition("~")[2] or 0)
 
 
 def sent_key(batch: str) -> str:

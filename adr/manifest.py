@@ -1,18 +1,17 @@
 """The manifest: what was queued, written once, before the first job is sent.
 
-It tells a later reader which jobs there must be, whatever queue and journal say, and its
-digest lets a `queue` that was cut off be taken up again instead of doubled. `adr.batch` makes
+It tells a later reader which jobs there must be, whatever queue and journal say, and lets a
+`queue` or a `retry` that was cut off be taken up again instead of doubled. `adr.batch` makes
 the jobs; whoever counts them reads this.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from adr.errors import AdrError
@@ -21,7 +20,6 @@ from adr.models import SCHEMA, Job, check_schema, parse_time, time_text
 __all__ = [
     "Manifest",
     "compact_json",
-    "jobs_digest",
     "jobs_of",
     "manifest_bytes",
     "read_manifest",
@@ -37,8 +35,6 @@ class Manifest:
     created: float
     #: Name of the folder that was bundled.
     root: str
-    #: What `jobs_digest` made of the jobs.
-    digest: str
     #: Size of the zip, and of all files in it.
     bundle_bytes: int
     unpacked_bytes: int
@@ -61,14 +57,6 @@ def jobs_of(manifests: Iterable[Manifest]) -> list[Job]:
     return list(jobs.values())
 
 
-def jobs_digest(jobs: Iterable[Job]) -> str:
-    """Return a digest by which the same work, queued again into another batch, is known."""
-    digest = hashlib.sha256()
-    for job in jobs:
-        digest.update(compact_json(replace(job, batch="").to_dict()) + b"\n")
-    return digest.hexdigest()
-
-
 def manifest_bytes(
     jobs: Sequence[Job],
     *,
@@ -87,7 +75,6 @@ def manifest_bytes(
         "created": time_text(created),
         "root": os.path.basename(os.path.abspath(root)),
         "count": len(jobs),
-        "digest": jobs_digest(jobs),
         "bundle_bytes": bundle_bytes,
         "unpacked_bytes": unpacked_bytes,
     }
@@ -113,7 +100,6 @@ def read_manifest(body: bytes) -> Manifest:
             batch=header["batch"],
             created=parse_time(header["created"]) or 0.0,
             root=header["root"],
-            digest=header["digest"],
             bundle_bytes=header["bundle_bytes"],
             unpacked_bytes=header["unpacked_bytes"],
             jobs=tuple(map(Job.from_dict, jobs)),

@@ -1,8 +1,9 @@
 """From a plan to waiting jobs: bundle, manifest, messages, seal, in this order.
 
-Whoever is killed half-way and repeats the command finds the manifest without its seal and
-goes on with that batch: jobs that may have been sent before are sent again, flagged, so
-that no job is missing and none is decided twice.
+Queueing is idempotent. What the runner has already (`adr.history`) is left alone. Whoever is
+killed half-way and repeats the command finds the manifest without its seal and goes on with
+that batch: jobs that may have been sent before are sent again, flagged, so that no job is
+missing and none is decided twice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,32 +21,69 @@ from pathlib import Path
 from adr.batch import BatchPlan, new_batch_id
 from adr.bundle import write_bundle
 from adr.errors import AdrError, Conflict, NotFound, RunnerGone
-from adr.keys import BATCHES, MANIFEST, TOMBSTONE, bundle_key, manifest_key, seal_key, sent_key
-from adr.manifest import Manifest, jobs_digest, manifest_bytes, read_manifest
+from adr.history import Key, Known, Wanted, known_jobs
+from adr.keys import (
+    BATCHES,
+    MANIFEST,
+    batch_of,
+    bundle_key,
+    manifest_key,
+    retry_number,
+    seal_key,
+    sent_key,
+)
+from adr.manifest import Manifest, manifest_bytes
 from adr.models import SCHEMA, Job, new_id
-from adr.orders import read_orders
+from adr.orders import Orders, read_orders
 from adr.progress import SILENT, Progress
 from adr.runner import Runner
+from adr.survey import Survey
 
-__all__ = ["QueueReport", "clear_bundles", "queue_batch", "queue_single"]
+__all__ = [
+    "NewBatch",
+    "QueueReport",
+    "clear_bundles",
+    "finish_sending",
+    "queue_batch",
+    "queue_new",
+    "queue_single",
+]
 
 _NOTE_EVERY_S = 10.0
 _BUNDLE = "bundle-{}.zip"
 
 
 @dataclass(frozen=True)
-class QueueReport:
-    """Say what was queued."""
+class NewBatch:
+    """Name a batch that was queued, and what was bundled for it."""
 
     batch: str
-    jobs: int
-    #: Whether queueing this batch had been cut off before.
-    resumed: bool
+    plan: BatchPlan
     bundle_bytes: int
 
 
-def queue_batch(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) -> QueueReport:
-    """Bundle the inputs of a plan and queue its jobs.
+@dataclass(frozen=True)
+class QueueReport:
+    """Say what was queued, and what was there already."""
+
+    #: The batch that was queued; the newest of those that hold the jobs where none was.
+    batch: str
+    #: How many jobs this call has queued, those of `resumed` included.
+    jobs: int
+    #: Batches whose queueing had been cut off before.
+    resumed: tuple[str, ...]
+    #: What was queued into a new batch.
+    new: NewBatch | None
+    #: Jobs that were not queued, since they are here already.
+    known: Known
+
+
+def queue_batch(
+    runner: Runner, plan: BatchPlan, progress: Progress = SILENT, *, rerun: bool = False
+) -> QueueReport:
+    """Queue those jobs of a plan that have not succeeded here, do not wait and do not run.
+
+    Batches of the same jobs whose queueing was cut off are finished first.
 
     Parameters
     ----------
@@ -55,6 +93,8 @@ def queue_batch(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) ->
         What; fingerprints are computed unless they are there.
     progress : Progress, optional
         Told of reading, bundling and sending.
+    rerun : bool, optional
+        Queue also what is there already.
 
     Raises
     ------
@@ -64,11 +104,36 @@ def queue_batch(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) ->
     runner.ledger.send([])
     if any(job.fingerprint is None for job in plan.jobs):
         plan = plan.with_fingerprints(progress)
-    manifest = _unfinished(runner, jobs_digest(plan.jobs))
-    if manifest is not None:
-        sent = _sent(runner, manifest.batch)
-        _send(runner, manifest.batch, manifest.jobs[sent:], sent, progress, again=True)
-        return QueueReport(manifest.batch, len(manifest.jobs), True, manifest.bundle_bytes)
+    survey = Survey(runner)
+    batches = survey.manifests()
+    if survey.is_destroyed:
+        raise RunnerGone(
+            f"the runner {runner.id} has been destroyed: adr destroy goes on where that was cut off"
+        )
+    wanted = Wanted(plan.jobs)
+    resumed: dict[Key, str] = {}
+    known = Known()
+    if batches:
+        orders = read_orders(runner.store)
+        resumed = _finish_queueing(runner, survey.unsealed, wanted, orders, progress)
+        if not rerun:
+            known = known_jobs(runner, survey, wanted, orders, batches)
+            known = Known({key: at for key, at in known.jobs.items() if key not in resumed})
+    here = resumed.keys() | known.jobs.keys()
+    missing = [job.index for key, job in wanted.jobs.items() if key not in here]
+    new = queue_new(runner, plan.only(missing), progress) if missing else None
+    holding = {*resumed.values(), *(batch for batch, _ in known.jobs.values())}
+    return QueueReport(
+        batch=new.batch if new else [batch for batch in batches if batch in holding][-1],
+        jobs=len(resumed) + len(missing),
+        resumed=tuple(sorted(set(resumed.values()))),
+        new=new,
+        known=known,
+    )
+
+
+def queue_new(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) -> NewBatch:
+    """Bundle the inputs of a plan and queue all its jobs as a new batch."""
     plan = plan.with_batch(new_batch_id(plan.root))
     batch = plan.jobs[0].batch
     with _new_bundle(runner.scratch) as bundle:
@@ -84,8 +149,44 @@ def queue_batch(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) ->
         unpacked_bytes=plan.size_bytes,
     )
     runner.store.write(manifest_key(batch), body)
-    _send(runner, batch, plan.jobs, 0, progress)
-    return QueueReport(batch, len(plan.jobs), False, written.size_bytes)
+    finish_sending(runner, batch, plan.jobs, progress)
+    return NewBatch(batch, plan, written.size_bytes)
+
+
+def finish_sending(
+    runner: Runner, name: str, jobs: Sequence[Job], progress: Progress, *, again: bool = False
+) -> None:
+    """Send the jobs of a manifest, note now and then how far that is, and seal it.
+
+    Parameters
+    ----------
+    name : str
+        What stands in the key of the manifest.
+    again : bool, optional
+        Some may have been sent: those that were for certain are not sent again.
+    """
+    before = _sent(runner, name) if again else 0
+    left = jobs[before:]
+    progress.start("queueing", len(left), "jobs")
+    guard, told, noted_at = threading.Lock(), 0, time.monotonic()
+
+    def sent(number: int) -> None:
+        nonlocal told, noted_at
+        with guard:
+            if number <= told:
+                return
+            progress.advance(number - told)
+            told = number
+            if time.monotonic() - noted_at < _NOTE_EVERY_S:
+                return
+            noted_at = time.monotonic()
+        runner.store.write(sent_key(name), _note(before + number))
+
+    try:
+        runner.ledger.send(left, again=again, sent=sent)
+    finally:
+        progress.finish()
+    runner.store.write(seal_key(name), _note(len(jobs)))
 
 
 def queue_single(runner: Runner, job: Job) -> Job:
@@ -154,24 +255,29 @@ def _new_bundle(scratch: Path | None) -> Iterator[Path]:
             path.unlink(missing_ok=True)
 
 
-def _unfinished(runner: Runner, digest: str) -> Manifest | None:
-    """Find the batch of the same work whose queueing was cut off, unless it was called off."""
-    keys = {entry.key for entry in runner.store.list(BATCHES)}
-    if TOMBSTONE in keys:
-        raise RunnerGone(
-            f"the runner {runner.id} has been destroyed: adr destroy goes on where that was cut off"
-        )
-    for key in sorted(keys):
-        name = key.removeprefix(BATCHES).removesuffix(MANIFEST)
-        if key.endswith(MANIFEST) and seal_key(name) not in keys and not {"+", "~"} & {*name}:
-            manifest = read_manifest(runner.store.read(key).body)
-            if manifest.digest == digest and not _is_called_off(runner, name):
-                return manifest
-    return None
+def _finish_queueing(
+    runner: Runner,
+    unsealed: Mapping[str, Manifest],
+    wanted: Wanted,
+    orders: Orders,
+    progress: Progress,
+) -> dict[Key, str]:
+    """Send what is left of batches all of whose jobs are wanted; return the jobs with theirs.
 
-
-def _is_called_off(runner: Runner, batch: str) -> bool:
-    return batch in read_orders(runner.store).destroyed_batches
+    Nobody else would ever finish a batch with other jobs as well, but those who queued it.
+    """
+    found: dict[Key, str] = {}
+    for name, manifest in unsealed.items():
+        keys = {wanted.key(job) for job in manifest.jobs}
+        if (
+            not retry_number(name)
+            and all(map(wanted.may_be, manifest.jobs))
+            and keys.isdisjoint(found)
+            and not any(map(orders.against, manifest.jobs))
+        ):
+            finish_sending(runner, name, manifest.jobs, progress, again=True)
+            found |= dict.fromkeys(keys, batch_of(name))
+    return found
 
 
 def _sent(runner: Runner, batch: str) -> int:
@@ -179,37 +285,6 @@ def _sent(runner: Runner, batch: str) -> int:
         return int(json.loads(runner.store.read(sent_key(batch)).body)["sent"])
     except NotFound:
         return 0
-
-
-def _send(
-    runner: Runner,
-    batch: str,
-    jobs: Sequence[Job],
-    before: int,
-    progress: Progress,
-    again: bool = False,
-) -> None:
-    """Send jobs, note now and then how far that is, and seal the batch."""
-    progress.start("queueing", len(jobs), "jobs")
-    guard, told, noted_at = threading.Lock(), 0, time.monotonic()
-
-    def sent(number: int) -> None:
-        nonlocal told, noted_at
-        with guard:
-            if number <= told:
-                return
-            progress.advance(number - told)
-            told = number
-            if time.monotonic() - noted_at < _NOTE_EVERY_S:
-                return
-            noted_at = time.monotonic()
-        runner.store.write(sent_key(batch), _note(before + number))
-
-    try:
-        runner.ledger.send(jobs, again=again, sent=sent)
-    finally:
-        progress.finish()
-    runner.store.write(seal_key(batch), _note(before + len(jobs)))
 
 
 def _note(sent: int) -> bytes:

@@ -19,7 +19,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from adr.errors import NotFound, RunnerGone, ServiceError, UsageError
-from adr.keys import BATCHES, MANIFEST, UNACCOUNTED, unaccounted_key, unsealed_batches
+from adr.keys import (
+    BATCHES,
+    MANIFEST,
+    TOMBSTONE,
+    UNACCOUNTED,
+    batch_of,
+    manifest_key,
+    retry_number,
+    unaccounted_key,
+    unsealed_names,
+)
 from adr.manifest import Manifest, jobs_of, read_manifest
 from adr.models import SCHEMA, Job, JobId, JobRecord, JobState, WorkerInfo, visible
 from adr.orders import OrderBook
@@ -148,6 +158,7 @@ class Survey:
         self._lost_after_s = lost_after_s
         self._orders = OrderBook(runner.store)
         self._manifests: dict[str, Manifest] = {}
+        self._keys: list[str] = []
         self._unsealed: set[str] = set()
         self._noted: set[str] = set()
         self._guard = threading.Lock()
@@ -165,7 +176,8 @@ class Survey:
         """
         with self._guard:
             keys = [entry.key for entry in self._runner.store.list(BATCHES + (batch or ""))]
-            self._unsealed = unsealed_batches(keys)
+            self._keys = keys
+            self._unsealed = unsealed_names(keys)
             self._noted = {key for key in keys if key.endswith(UNACCOUNTED)}
             fresh = [key for key in keys if key.endswith(MANIFEST) and key not in self._manifests]
             if fresh:
@@ -185,7 +197,26 @@ class Survey:
 
     def is_sealed(self, batch: str) -> bool:
         """Tell whether `manifests` has found the batch to be sent whole, and its retries too."""
-        return batch not in self._unsealed
+        return batch not in map(batch_of, self._unsealed)
+
+    @property
+    def unsealed(self) -> dict[str, Manifest]:
+        """Return what `manifests` has found not to be sent whole, by the names in the keys.
+
+        Jobs that were queued singly are not among it.
+        """
+        keys = {name: manifest_key(name) for name in sorted(self._unsealed)}
+        return {name: self._manifests[key] for name, key in keys.items() if key in self._manifests}
+
+    @property
+    def is_destroyed(self) -> bool:
+        """Tell whether `manifests` has found that nobody is to queue any more."""
+        return TOMBSTONE in self._keys
+
+    def retries(self, batch: str) -> int:
+        """Return the number of the last retry of a batch that `manifests` has found."""
+        names = [key.removeprefix(BATCHES).removesuffix(MANIFEST) for key in self._keys]
+        return max((retry_number(name) for name in names if batch_of(name) == batch), default=0)
 
     def is_being_queued(self) -> bool:
         """Tell whether somebody may be sending the jobs of a batch right now."""

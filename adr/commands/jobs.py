@@ -86,10 +86,12 @@ def adr_queue(given: Arguments) -> int:
                 [--] [<file>]... [<runner>]
 
     The last argument is the runner if it is the id of one and no file, or the
-    folder of a local runner.
+    folder of a local runner. A job that is there already is not queued again: one
+    that has succeeded with the same command, settings and inputs, or waits or runs.
 
     Options:
       <job options>
+      --rerun                Queue again what is there already
       --json                 Print the batch as JSON
       <runner options>
       <general options>
@@ -109,10 +111,11 @@ def adr_queue(given: Arguments) -> int:
     if _only_shown(given, plan):
         return 0
     with progressbar.progress(given.flag("--quiet")) as progress:
-        report = core.queue_plan(runner, plan, given.text("--region"), progress=progress)
+        report = core.queue_plan(
+            runner, plan, given.text("--region"), rerun=given.flag("--rerun"), progress=progress
+        )
     if not given.flag("--quiet"):
-        resumed = f"went on with batch {report.batch}, whose queueing had been cut off"
-        for line in [resumed] if report.resumed else output.bundle_lines(plan):
+        for line in joboutput.queue_lines(report):
             output.say(line)
     if given.flag("--json"):
         output.print_json(
@@ -120,8 +123,9 @@ def adr_queue(given: Arguments) -> int:
                 "runner": runner,
                 "batch": report.batch,
                 "jobs": report.jobs,
-                "resumed": report.resumed,
-                "bundle_bytes": report.bundle_bytes,
+                "known": report.known.to_dict(),
+                "resumed": bool(report.resumed),
+                "bundle_bytes": report.new.bundle_bytes if report.new else 0,
             }
         )
     else:

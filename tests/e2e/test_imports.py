@@ -35,7 +35,7 @@ LAYERS = (
     ("launching", "launchoptions"),
     ("inventory",),
     ("worker", "worker.*"),
-    ("queueing", "survey", "publish"),
+    ("history", "publish", "queueing", "survey"),
     ("runner",),
     ("fabfile", "fleets.*"),
     ("batch", "bundle", "entries", "joblimits", "manifest", "members", "templates", "transfer"),

@@ -22,8 +22,10 @@ from adr.console import main
 from adr.errors import AdrError, PartialFailure, RunnerGone, ServiceError, UsageError
 from adr.fleets.base import Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec, Volume, WorkerOptions
+from adr.history import Known
 from adr.inventory import Hosts, HostView
 from adr.models import Job, JobRecord, JobState, SlotInfo, WorkerInfo
+from adr.queueing import NewBatch, QueueReport
 from adr.survey import BatchStatus, Counts, JobView, Status
 
 RUNNER = "0b3f7d1e-4c55-4a39-9f0e-2d5a8c1b7e66"
@@ -65,7 +67,7 @@ class Core:
         )
         self.answers = {
             "create": RUNNER,
-            "queue_plan": SimpleNamespace(batch="b", jobs=5, resumed=False, bundle_bytes=99),
+            "queue_plan": QueueReport("b", 5, (), NewBatch("b", self.plan_of, 99), Known()),
             "process": SimpleNamespace(succeeded=3, failed=1, cancelled=0, interrupted=False),
             "download": SimpleNamespace(fetched=2, unchanged=3, kept=4, size_bytes=5_000),
             "logs": (each for each in [b"one\n", b"\xff\x00two"]),

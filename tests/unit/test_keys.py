@@ -124,7 +124,10 @@ def test_a_batch_is_sent_whole_once_it_and_all_its_retries_are() -> None:
     queued = [keys.manifest_key(name) for name in ("a", "a~1", "a~2", "b+1", "b+2", "c")]
     sealed = [keys.seal_key(name) for name in ("a", "a~1", "b")]
     # then
-    assert keys.unsealed_batches([*queued, *sealed, keys.TOMBSTONE]) == {"a", "c"}
+    assert keys.unsealed_names([*queued, *sealed, keys.TOMBSTONE]) == {"a~2", "c"}
     # when those are sent as well
     sealed += [keys.seal_key(name) for name in (keys.retry_name("a", 2), "c")]
-    assert keys.unsealed_batches([*queued, *sealed]) == set()
+    assert keys.unsealed_names([*queued, *sealed]) == set()
+    # and names tell batch and retry
+    assert [keys.batch_of(name) for name in ("a", "a~2", "b+1")] == ["a", "a", "b"]
+    assert [keys.retry_number(name) for name in ("a", "a~2", "b+1")] == [0, 2, 0]

@@ -1,0 +1,153 @@
+"""What a runner has done already of what is wanted now: one rule for ``adr queue`` and ``adr run``.
+
+Jobs are the same if their fingerprints are, and if how long and how often they may run is the
+same as well where they have not ended yet. What follows from that differs: `adr.queueing`
+leaves alone what it finds, `adr.embedded` also calls off what nobody wants any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from adr.joblimits import JobLimits
+from adr.manifest import Manifest, jobs_of
+from adr.models import Job, JobId, JobRecord, JobState, visible
+from adr.orders import Orders
+from adr.runner import Runner
+from adr.survey import Survey
+
+__all__ = ["Key", "Known", "PastBatch", "Wanted", "known_jobs", "past_batches"]
+
+#: What a job that is wanted and one of an earlier batch have in common if they do the same.
+Key = tuple[str | None, str | None]
+
+
+class Wanted:
+    """Tell which of the jobs that are wanted, if any, a job of an earlier batch is.
+
+    Where two of those wanted have the same fingerprint (the same content under two names, and
+    a command that does not say which) the label decides as well.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        counts = Counter(job.fingerprint for job in jobs)
+        self._twins = {print_ for print_, number in counts.items() if number > 1}
+        self.jobs = {self.key(job): job for job in jobs}
+
+    def key(self, job: Job) -> Key:
+        """Return what two jobs have in common if and only if they do the same."""
+        return job.fingerprint, job.label if job.fingerprint in self._twins else None
+
+    def label(self, job: Job) -> str:
+        """Return the label that a job, which is one of these, has among them."""
+        return self.jobs[self.key(job)].label
+
+    def includes(self, job: Job) -> bool:
+        """Tell whether a job does what one of these does."""
+        return self.key(job) in self.jobs
+
+    def may_be(self, job: Job) -> bool:
+        """Tell whether a job that has not ended is one of these, and may run as it was queued."""
+        own = self.jobs.get(self.key(job))
+        return own is not None and JobLimits.of(own) == JobLimits.of(job)
+
+
+@dataclass(frozen=True)
+class PastBatch:
+    """Tell what became of a batch, as far as it matters to what is wanted."""
+
+    batch: str
+    #: Wanted jobs that have succeeded.
+    done: dict[Key, tuple[Job, JobRecord]] = field(default_factory=dict)
+    #: Jobs, wanted or not, that have no outcome and are not called off.
+    left: list[Job] = field(default_factory=list)
+
+
+def past_batches(
+    runner: Runner, wanted: Wanted, batches: Mapping[str, Sequence[Manifest]], orders: Orders
+) -> list[PastBatch]:
+    """Look at batches, in their order, for what is wanted; reads their records."""
+    records = visible(runner.ledger.records(batches))
+    found = []
+    for batch, parts in batches.items():
+        past = PastBatch(batch)
+        for job in jobs_of(parts):
+            record = records.get((batch, job.index))
+            if record is None or record.generation < job.generation:
+                if not orders.against(job):
+                    past.left.append(job)
+            elif record.state is JobState.SUCCEEDED and wanted.includes(job):
+                past.done[wanted.key(job)] = job, record
+        found.append(past)
+    return found
+
+
+@dataclass
+class Known:
+    """Tell which of the jobs that are wanted a runner has already."""
+
+    #: The batch that has each, and whether it has succeeded, waits or runs there.
+    jobs: dict[Key, tuple[str, JobState]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, int]:
+        """Count them by what became of them."""
+        counts = Counter(state for _, state in self.jobs.values())
+        return {name: counts[state] for name, state in _NAMES.items()}
+
+
+_NAMES = {
+    "succeeded": JobState.SUCCEEDED,
+    "waiting": JobState.QUEUED,
+    "running": JobState.RUNNING,
+}
+
+
+def known_jobs(
+    runner: Runner,
+    survey: Survey,
+    wanted: Wanted,
+    orders: Orders,
+    batches: Mapping[str, Sequence[Manifest]],
+) -> Known:
+    """Find which of the jobs that are wanted have succeeded, wait or run; of two, the newer.
+
+    Reads records only of batches that hold one of them, and asks who works and whether the
+    queue is empty only where one of these has not ended.
+    """
+    holding = {
+        batch: parts
+        for batch, parts in batches.items()
+        if any(wanted.includes(job) for part in parts for job in part.jobs)
+    }
+    known = Known()
+    if not holding:
+        return known
+    # Of these nobody knows whether they were sent.
+    unsent = {job.id for manifest in survey.unsealed.values() for job in manifest.jobs}
+    past = past_batches(runner, wanted, holding, orders)
+    states = _states(survey, [job for each in past for job in each.left if wanted.may_be(job)])
+    for each in past:
+        for key in each.done:
+            known.jobs[key] = each.batch, JobState.SUCCEEDED
+        for job in each.left:
+            state = states.get(job.id)
+            if state is JobState.UNACCOUNTED:
+                # Counts are approximate: it waits until it is lost for certain.
+                state = JobState.QUEUED
+            if state is None or state not in _NAMES.values():
+                continue
+            if not (state is JobState.QUEUED and job.id in unsent):
+                known.jobs[wanted.key(job)] = each.batch, state
+    return known
+
+
+def _states(survey: Survey, jobs: Iterable[Job]) -> dict[JobId, JobState]:
+    """Look where jobs are that have not ended."""
+    wanted = {job.id for job in jobs}
+    batches = {batch for batch, _, _ in wanted}
+    if not batches:
+        return {}
+    views = survey.status(batches.pop() if len(batches) == 1 else None).jobs
+    return {view.job.id: view.state for view in views if view.job.id in wanted}
