@@ -24,7 +24,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,9 +33,6 @@ from adr.stores.base import Document, ObjectInfo
 from adr.stores.files import copy_contents, naming, new_file, open_regular, write_all
 
 __all__ = ["DirectoryStore"]
-
-#: What is left in ``tmp`` for so long belongs to a process that was killed.
-_STALE_AFTER_S = 24 * 3600.0
 
 
 class DirectoryStore:
@@ -234,35 +231,39 @@ class DirectoryStore:
     def _prepared(self) -> Iterator[tuple[Path, BinaryIO]]:
         """Yield a new file to be published; what is still there afterwards is removed.
 
-        It is locked meanwhile: by its age alone nobody can tell that its process is dead.
+        It is locked meanwhile, by which others know that its process lives.
         """
         with naming("write to", self._tmp):
             if not self._tmp.is_dir():
                 raise self._gone()
         self._sweep()
-        ready = self._tmp / secrets.token_hex(16)
         try:
-            with new_file(ready) as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
-                yield ready, file
+            with ExitStack() as files:
+                while True:
+                    ready = self._tmp / secrets.token_hex(16)
+                    file = files.enter_context(new_file(ready))
+                    fcntl.flock(file, fcntl.LOCK_SH)
+                    # Others may have removed it before it was locked.
+                    if os.fstat(file.fileno()).st_nlink:
+                        break
+                try:
+                    yield ready, file
+                finally:
+                    ready.unlink(missing_ok=True)
         except ServiceError:
             if not self._tmp.is_dir():
                 raise self._gone() from None
             raise
-        finally:
-            ready.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Remove, once, what killed processes left behind."""
         if self._swept:
             return
         self._swept = True
-        with suppress(OSError), os.scandir(self._tmp) as entries:
-            for entry in entries:
-                if time.time() - entry.stat().st_mtime > _STALE_AFTER_S:
-                    with open(entry, "rb") as file, suppress(BlockingIOError):
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        os.unlink(entry)
+        for left in self._tmp.glob(32 * "[0-9a-f]"):
+            with suppress(OSError), left.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
 
     def _take(self, path: Path, target: Path) -> bool:
         """Rename the caller's file into the store; False where only a copy will do."""
