@@ -30,10 +30,15 @@ JOBS = {
     "child-holds-output": "sleep 1000 & echo started",
     "daemon-holds-output": "setsid bash -c 'trap \"\" TERM HUP INT; sleep 1000; true' & echo ok",
     "orphan-holds-output": "(setsid setsid sleep 1000 &) ; (sleep 1000 &) ; echo ok",
+    "half-characters": r"printf '\0\303'; printf 'é%.0s' {1..2000}; printf '\342\202\0'; true",
+    "forks-on-and-on": "hop() { sleep 0.001; hop & }; for i in 1 2 3; do hop & done; "
+    "python3 -c $'import os\nos.fork()\nwhile not os.fork(): os.setsid()' & "
+    "sleep 0.3; echo gone",
     "floods": "yes 0123456789",
     "deletes-inputs": "rm -rf ./* ; echo x > kept.txt",
     "deletes-its-directory": 'd=$PWD; cd /; rm -rf "$d"',
     "replaces-its-directory": 'd=$PWD; cd /; rm -rf "$d"; echo x > "$d"',
+    "leads-away": 'd=$PWD; cd /; mv "$d" "$d.moved"; ln -s "$SIDE" "$d"; touch "$SIDE/kept"',
     "changes-inputs": "echo more >> data.txt; rm -r folder; echo x > folder; rm hostile-*",
     "takes-permissions": "chmod -R 000 .; echo x",
     "kills-its-shell": "kill -9 $PPID; sleep 1000",
@@ -47,7 +52,8 @@ JOBS = {
     "mknod device c 1 3; echo x > kept.txt",
     "deep": "for i in $(seq 30); do d=$(printf 'd%.0s' {1..200}); mkdir $d; cd -P $d; done; "
     "echo x > f",
-    "2000-results": "mkdir many; for i in $(seq 2000); do echo $i > many/$i; done",
+    "links": "echo x > a; ln a b; ln -s a d; chmod 0 a",
+    "300-results": "mkdir many; for i in $(seq 300); do echo $i > many/$i; done",
     "no-interpreter": "printf '#!/no/such/interpreter\\n' > run; chmod +x run; ./run",
     "no-program": "no-such-program-at-all",
     "reads-input": "cat; read line; echo done",
@@ -98,7 +104,7 @@ class Shown:
 
     def queue(self, name: str, files: list[str], *options: str) -> None:
         runner = f"--runner={self.runner}"
-        words = ["queue", "--quiet", runner, "--command=bash {}", *options, "--", *files]
+        words = ["queue", "--quiet", "--rerun", runner, "--command=bash {}", *options, "--", *files]
         self.batches[name] = self.adr(*words).decode().strip()
 
     def read(self) -> None:
@@ -218,6 +224,8 @@ def test_jobs_that_leave_processes_behind_do_not_wait_for_them(shown: Shown) -> 
 def test_output_survives_byte_by_byte_and_to_the_limit(shown: Shown) -> None:
     runner = f"--runner={shown.runner}"
     assert shown.adr("logs", runner, "hostile-not-utf8") == b"\xff\xfe caf\xe9\n"
+    half = shown.adr("logs", runner, "hostile-half-characters")
+    assert half == b"\0\xc3" + 2000 * "é".encode() + b"\xe2\x82\0"
     flood = shown.adr("logs", runner, "hostile-floods")
     assert flood == (b"0123456789\n" * LOG_BYTES)[:LOG_BYTES]
 
@@ -230,14 +238,18 @@ def test_results_of_any_name_and_only_regular_ones_are_kept(shown: Shown) -> Non
     }  # fmt: skip
     special = shown.result("jobs", "hostile-special-files")
     assert [path.name for path in special.iterdir()] == ["kept.txt"]
+    links = shown.result("jobs", "hostile-links")
+    texts = {path.name: path.read_text() for path in links.iterdir()}
+    assert texts == {"a": "x\n", "b": "x\n", "d": "x\n"}
+    assert (shown.folder / "side" / "kept").exists()
     deep = shown.result("jobs", "hostile-deep")
     # fwalk(), because such a path is longer than the kernel takes.
     assert [name for _, _, names, _ in os.fwalk(deep) for name in names] == ["f"]
     (found,) = shown.job("jobs", "hostile-deep")["results"]
     assert found["name"] == "d" * 200 + ("/" + "d" * 200) * 29 + "/f"
-    many = shown.result("jobs", "hostile-2000-results") / "many"
+    many = shown.result("jobs", "hostile-300-results") / "many"
     assert {path.name: path.read_text() for path in many.iterdir()} == {
-        str(number): f"{number}\n" for number in range(1, 2001)
+        str(number): f"{number}\n" for number in range(1, 301)
     }
 
 
