@@ -5,8 +5,7 @@ names that are not UTF-8) stands in an extra field of ours that other programs s
 written in one pass without seeking back, which lets its checksum be made on the way.
 `adr.members` chooses what goes in; workers unpack it and put single originals back.
 
-A bundle comes from a store that others may write to, so unpacking trusts no name, type,
-target or size in it.
+A bundle comes from a store that others may write to: `adr.entries` says what of it is refused.
 """
 
 from __future__ import annotations
@@ -26,20 +25,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO
 
-from adr.errors import AdrError, NotFound
+from adr.entries import (
+    EXTRA,
+    EXTRA_HEAD,
+    MOST_ENTRIES,
+    Entry,
+    Source,
+    declared_bytes,
+    entries_of,
+)
+from adr.errors import AdrError, NotFound, UsageError
 from adr.members import Member, read_member
 from adr.models import new_id
 from adr.progress import SILENT, Progress
 
 __all__ = ["Written", "restore_member", "unpack_bundle", "unpacked_bytes", "write_bundle"]
 
-_CHUNK_BYTES = 1 << 20
-#: Id of our extra field: time of change in nanoseconds, then the name where it is not UTF-8.
-_EXTRA = 0x6461
-_EXTRA_HEAD = struct.Struct("<HHq")
-#: Deflate cannot shrink anything to less than a 1,032nd, so a larger ratio is a trap.
-_LARGEST_RATIO = 1032
-_LONGEST_TARGET_BYTES = 4096
+#: So much is told of what another module says about a bundle.
+_SAID_LETTERS = 300
 _COMPRESSED = frozenset(
     (".7z", ".bz2", ".gz", ".jpeg", ".jpg", ".lz4", ".mp4", ".png", ".tgz", ".xz", ".zip", ".zst")
 )
@@ -77,10 +80,15 @@ def write_bundle(
     Raises
     ------
     UsageError
-        If a file cannot be read.
+        If a file cannot be read, or there are more than a bundle may hold.
     AdrError
         If a file vanished or changed since it was chosen, or the zip cannot be written.
     """
+    if len(members) > MOST_ENTRIES:
+        raise UsageError(
+            f"there are {len(members):,} files and folders in {os.fspath(root)}, and a bundle may "
+            f"hold {MOST_ENTRIES:,}: leave some out with --exclude, or choose a smaller --root"
+        )
     progress.start("bundling", sum(member.size_bytes for member in members), "bytes")
     try:
         with open(target_path, "wb") as file:
@@ -133,7 +141,7 @@ def _add(
     info.create_system = 3
     info.external_attr = member.mode << 16 | (0x10 if is_folder else 0)
     odd = b"" if name.encode() == raw else raw
-    info.extra = _EXTRA_HEAD.pack(_EXTRA, 8 + len(odd), member.mtime_ns) + odd
+    info.extra = EXTRA_HEAD.pack(EXTRA, 8 + len(odd), member.mtime_ns) + odd
     if stat.S_ISREG(member.mode):
         info.file_size = member.size_bytes
         if compress and os.path.splitext(name)[1].lower() not in _COMPRESSED:
@@ -161,8 +169,8 @@ def unpacked_bytes(zip_path: str | os.PathLike[str]) -> int:
     AdrError
         If it is no zip or declares more than its size can hold.
     """
-    with _errors(zip_path, "read"), zipfile.ZipFile(zip_path) as archive:
-        return _declared_bytes(archive, os.path.getsize(zip_path))
+    with _errors(zip_path, "read"), Source(zip_path) as file, zipfile.ZipFile(file) as archive:
+        return declared_bytes(archive, os.path.getsize(zip_path))
 
 
 def unpack_bundle(zip_path: str | os.PathLike[str], target_dir: str | os.PathLike[str]) -> None:
@@ -186,8 +194,8 @@ def unpack_bundle(zip_path: str | os.PathLike[str], target_dir: str | os.PathLik
         try:
             if exists:
                 shutil.copymode(target, beside)
-            with zipfile.ZipFile(zip_path) as archive:
-                _declared_bytes(archive, os.path.getsize(zip_path))
+            with Source(zip_path) as file, zipfile.ZipFile(file) as archive:
+                declared_bytes(archive, os.path.getsize(zip_path))
                 _unpack(archive, beside)
             os.rename(beside, target)
         except BaseException:
@@ -235,83 +243,6 @@ def restore_member(
             entry.set_attributes(path)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """Read one entry of a zip; its constructor `of` refuses what is unsafe."""
-
-    info: zipfile.ZipInfo
-    name: str
-    mode: int
-    mtime_ns: int | None
-
-    @classmethod
-    def of(cls, info: zipfile.ZipInfo) -> _Entry:
-        mtime_ns, raw = _our_extra(info.extra)
-        name = os.fsdecode(raw or info.filename.encode())
-        mode = info.external_attr >> 16
-        if not stat.S_IFMT(mode):
-            mode |= (stat.S_IFDIR | 0o755) if info.is_dir() else (stat.S_IFREG | 0o644)
-        if stat.S_ISDIR(mode):
-            name = name.rstrip("/")
-        elif not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            raise zipfile.BadZipFile(f"it holds a device or socket, {name!r}")
-        if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name:
-            raise zipfile.BadZipFile(f"it holds an unsafe name, {name!r}")
-        return cls(info, name, mode, mtime_ns)
-
-    @property
-    def is_folder(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_link(self) -> bool:
-        return stat.S_ISLNK(self.mode)
-
-    def target(self, archive: zipfile.ZipFile) -> str:
-        if not 0 < self.info.file_size < _LONGEST_TARGET_BYTES:
-            raise zipfile.BadZipFile(f"its link {self.name!r} has no target that a link can have")
-        return os.fsdecode(archive.read(self.info))
-
-    def write(self, archive: zipfile.ZipFile, path: str) -> None:
-        with archive.open(self.info) as source, open(path, "xb") as file:
-            shutil.copyfileobj(source, file, _CHUNK_BYTES)
-            if file.tell() != self.info.file_size:
-                raise zipfile.BadZipFile(f"its {self.name!r} has another size than it declares")
-
-    def set_attributes(self, path: str) -> None:
-        if not self.is_link:
-            os.chmod(path, self.mode & 0o777)
-        if self.mtime_ns is not None:
-            os.utime(path, ns=(self.mtime_ns, self.mtime_ns), follow_symlinks=False)
-
-
-def _our_extra(extra: bytes) -> tuple[int | None, bytes]:
-    while len(extra) >= 4:
-        kind, size = struct.unpack_from("<HH", extra)
-        if kind == _EXTRA and 8 <= size <= len(extra) - 4:
-            _, _, mtime_ns = _EXTRA_HEAD.unpack_from(extra)
-            return mtime_ns, extra[_EXTRA_HEAD.size : 4 + size]
-        extra = extra[4 + size :]
-    return None, b""
-
-
-def _entries(archive: zipfile.ZipFile) -> dict[str, _Entry]:
-    """Return the entries by name, none of which lies under another that is no folder."""
-    entries: dict[str, _Entry] = {}
-    for info in archive.infolist():
-        entry = _Entry.of(info)
-        if entry.name in entries:
-            raise zipfile.BadZipFile(f"it holds {entry.name!r} twice")
-        entries[entry.name] = entry
-    for name in entries:
-        above = os.path.dirname(name)
-        while above:
-            if above in entries and not entries[above].is_folder:
-                raise zipfile.BadZipFile(f"its {name!r} lies under something that is no folder")
-            above = os.path.dirname(above)
-    return entries
-
-
 #: Counting the readers of one `zipfile.ZipFile` is not thread-safe.
 _one_at_a_time = threading.Lock()
 
@@ -319,24 +250,15 @@ _one_at_a_time = threading.Lock()
 @lru_cache(maxsize=1)
 def _opened(
     path: str, inode: int, size_bytes: int, mtime_ns: int
-) -> tuple[zipfile.ZipFile, dict[str, _Entry]]:
+) -> tuple[zipfile.ZipFile, dict[str, Entry]]:
     """Open a bundle for as long as it is the last one used; the stat makes a new file new."""
-    archive = zipfile.ZipFile(path)
-    _declared_bytes(archive, size_bytes)
-    return archive, _entries(archive)
-
-
-def _declared_bytes(archive: zipfile.ZipFile, zip_bytes: int) -> int:
-    declared = sum(info.file_size for info in archive.infolist())
-    if declared > _LARGEST_RATIO * zip_bytes:
-        raise zipfile.BadZipFile(
-            f"it declares {declared:,} bytes, more than a file of its size can hold"
-        )
-    return declared
+    archive = zipfile.ZipFile(Source(path))
+    declared_bytes(archive, size_bytes)
+    return archive, entries_of(archive)
 
 
 def _unpack(archive: zipfile.ZipFile, target: str) -> None:
-    entries = _entries(archive)
+    entries = entries_of(archive)
     ordered = [entries[name] for name in sorted(entries)]
     for entry in ordered:
         path = os.path.join(target, entry.name)
@@ -395,12 +317,24 @@ def _writable(folder: str) -> Iterator[None]:
 def _errors(zip_path: str | os.PathLike[str], verb: str) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeError) as error:
-        raise AdrError(f"the bundle {os.fspath(zip_path)} is broken: {error}") from error
-    except (NotImplementedError, RuntimeError) as error:
-        raise AdrError(f"the bundle {os.fspath(zip_path)} cannot be {verb}: {error}") from error
+    except RecursionError as error:
+        raise AdrError(
+            f"the bundle {os.fspath(zip_path)} is broken: a chain of its links is too long"
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError) as error:
+        said = str(error)[:_SAID_LETTERS] or "it ends early"
+        raise AdrError(f"the bundle {os.fspath(zip_path)} is broken: {said}") from error
+    except (NotImplementedError, RuntimeError, OverflowError) as error:
+        said = str(error)[:_SAID_LETTERS]
+        raise AdrError(f"the bundle {os.fspath(zip_path)} cannot be {verb}: {said}") from error
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({_printable(error.filename)})" if error.filename else ""
         raise AdrError(
             f"the bundle {os.fspath(zip_path)} cannot be {verb}: {error.strerror}{where}"
         ) from error
+
+
+def _printable(path: str | bytes) -> str:
+    """Return a path whose names were chosen by whoever wrote the bundle."""
+    text = os.fsdecode(path)
+    return text if text.isprintable() else repr(text)
