@@ -72,11 +72,17 @@ def work(runner_id: str, workingdir: str, settings: dict[str, Any]) -> None:
         work.run()
 
 
-if __name__ == "__main__":
-    given, command, *words = sys.argv[1:]
-    chosen = json.loads(given)
-    if "die" in chosen:
-        die(**chosen["die"])
+def drive(words: list[str]) -> int:
+    """Do what the words of a command line say; return the exit status."""
+    given, command, *rest = words
+    settings = json.loads(given)
+    if "die" in settings:
+        die(**settings["die"])
     if command == "adr":
-        sys.exit(main(words))
-    work(*words, chosen)
+        return main(rest)
+    work(*rest, settings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(drive(sys.argv[1:]))

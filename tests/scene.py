@@ -13,8 +13,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import adr
 from adr.models import visible
 from adr.runner import open_runner
 from tests import invariants
+from tests.nursery import nursery
 from tests.proxy import DROP, Call
 from tests.rules import Action, Dropped
 
@@ -29,11 +32,14 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 #: Who it is, is appended in one write; a job that is held waits for its file to be removed.
 _JOB = """\
+parent() { cut -d" " -f4 "/proc/$1/stat"; }
+kill_worker() { kill -9 "$(parent "$(parent "$PPID")")"; sleep 60; }
 input=$1
 number=${input##*-}; number=${number%.txt}
 if [ -e "$SIDE/stubborn" ]; then trap "" TERM; fi
 echo "$ADR_ATTEMPT" >> "$SIDE/runs-$number"
 while [ -e "$SIDE/hold-$number" ]; do sleep 0.05; done
+if [ -e "$SIDE/deadly-$number" ]; then kill_worker; fi
 { echo "$ADR_BATCH $number $ADR_ATTEMPT"; cat "$input"; } > proof.txt
 echo "$ADR_ATTEMPT" >> "$SIDE/ends-$number"
 """
@@ -56,21 +62,28 @@ class Process:
         self.log = log
         #: Most memory it had, as known when it was told to end or was last asked.
         self.peak_bytes = 0
-        with log.open("wb") as stream:
-            self._process = subprocess.Popen(
+        self.pid, self._end = self._begin(command, {**os.environ, **env})
+
+    def _begin(self, command: Sequence[str], env: dict[str, str]) -> tuple[int, Future[int]]:
+        """Start Python with this command line; return its id, and its exit status to come."""
+        with self.log.open("wb") as stream:
+            process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=_ROOT,
-                env={**os.environ, **env},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.pid = self._process.pid
+        end: Future[int] = Future()
+        threading.Thread(target=lambda: end.set_result(process.wait()), daemon=True).start()
+        return process.pid, end
 
     def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        if self.is_running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def memory(self) -> int:
         """Return how much memory it has now, in bytes, and note its peak (Linux)."""
@@ -98,21 +111,27 @@ class Process:
     def ended(self, timeout: float = 40) -> int:
         """Wait for the end; return the exit status, negative for a signal."""
         try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
+            return self._end.result(timeout)
+        except TimeoutError:
             raise AssertionError(f"still runs after {timeout} s:\n{self.output()}") from None
 
     @property
     def is_running(self) -> bool:
-        return self._process.poll() is None
+        return not self._end.done()
 
     def output(self) -> str:
         return self.log.read_text("utf-8", "backslashreplace")
 
     def clean_up(self) -> None:
-        if self.is_running:
-            self._process.kill()
-            self._process.wait()
+        self.signal(signal.SIGKILL)
+        self._end.result()
+
+
+class Forked(Process):
+    """The same, begun in no time: its command line is that of `tests.drive`."""
+
+    def _begin(self, command: Sequence[str], env: dict[str, str]) -> tuple[int, Future[int]]:
+        return nursery().start(command, self.log, env)
 
 
 class Scene:
@@ -172,10 +191,9 @@ class Scene:
 
     def start(self, *words: str, **settings: Any) -> Process:
         """Start ``python -m tests.drive`` with these settings and words."""
-        command = ["-m", "tests.drive", json.dumps(settings), *words]
         log = self.folder / f"process-{len(self._processes)}.log"
         # By its scene a process is found again, with all that it starts.
-        process = Process(command, log, {"SCENE": str(self.folder)})
+        process = Forked([json.dumps(settings), *words], log, {"SCENE": str(self.folder)})
         self._processes.append(process)
         return process
 
@@ -213,6 +231,13 @@ class Scene:
         for job in jobs:
             (self.side / f"hold-{job}").unlink()
 
+    def deadly(self) -> list[int]:
+        """Return the jobs that kill their worker, as a machine that crashes does."""
+        return [int(path.name.rpartition("-")[2]) for path in self.side.glob("deadly-*")]
+
+    def spare(self, job: int) -> None:
+        (self.side / f"deadly-{job}").unlink()
+
     def runs(self, job: int) -> int:
         """Return how often a job has begun."""
         return len(self.attempts("runs", job))
@@ -244,7 +269,8 @@ class Scene:
 
     def pids(self) -> list[int]:
         """Return all processes of this scene: workers, launchers, jobs and what those began."""
-        return self._find("SCENE", str(self.folder))
+        alive = {process.pid for process in self._processes if process.is_running}
+        return sorted(alive.union(self._find("SCENE", str(self.folder))))
 
     def await_no_process(self, timeout: float = 10) -> None:
         self.wait(lambda: not self.pids(), timeout)

@@ -1,0 +1,193 @@
+"""Workers that die, are told to leave, stand still or lose their machine, again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+
+from adr.models import Lease, new_id
+from adr.runner import open_runner
+from tests.scene import SHORT, Scene
+
+#: A killed worker's jobs come back after 2 s, and nobody waits for it any longer.
+SOON = {"visibility_s": 2, "dead_after_s": 2}
+#: Longer than any of these tests: what is leased again sooner was given back.
+LONG = {"visibility_s": 300, "dead_after_s": 300}
+
+
+def test_workers_killed_at_random_moments_and_then_all_at_once(
+    scene: Scene, chance: random.Random
+) -> None:
+    # given three workers at a batch
+    batch = scene.queue(160)
+    workers = [scene.worker(slots=2, times=SOON) for _ in range(3)]
+    # when twenty times one of them is killed, and replaced
+    for kill in range(20):
+        scene.await_ends(6 * kill)
+        time.sleep(chance.uniform(0, 0.1))
+        workers.pop(chance.randrange(3)).kill()
+        workers.append(scene.worker(slots=2, times=SOON))
+    # and in the end all of them at once, before all is done
+    scene.await_ends(130)
+    for worker in workers:
+        worker.signal(signal.SIGKILL)
+    assert [worker.ended() for worker in workers] == [-signal.SIGKILL] * 3
+    scene.await_no_process()
+    # then one more worker does what is left
+    scene.finish()
+    scene.check(batch)
+
+
+def test_storm_of_terms_counts_as_nothing(scene: Scene, chance: random.Random) -> None:
+    # given a batch whose first job never ends
+    batch = scene.queue(80)
+    scene.hold(1)
+    # when it is begun, and its worker is told to end, oftener than a job may lose its worker
+    for times in range(1, 7):
+        workers = [scene.worker(slots=2, times=LONG) for _ in range(2)]
+        scene.await_run(1, times)
+        for worker in chance.sample(workers, 2):
+            time.sleep(chance.uniform(0, 0.05))
+            worker.signal(signal.SIGTERM)
+        # then each leaves in good order
+        assert [worker.ended() for worker in workers] == [0, 0]
+    # and what it ran is given back at once, without being counted
+    scene.let_go(1)
+    scene.finish()
+    assert scene.runs(1) == 7
+    assert scene.ends(1) == 1
+    scene.check(batch)
+
+
+def test_terms_in_quick_succession_lose_nothing(local: Scene, chance: random.Random) -> None:
+    # given workers that are told to end several times each, so that some leave at once
+    batch = local.queue(100)
+    for storm in range(5):
+        workers = [local.worker(slots=2) for _ in range(2)]
+        local.await_ends(15 * storm + 10)
+        for _ in range(6):
+            chance.choice(workers).signal(signal.SIGTERM)
+            time.sleep(chance.uniform(0, 0.05))
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        assert {worker.ended() for worker in workers} <= {0, 128 + signal.SIGTERM}
+        local.await_no_process()
+    local.finish()
+    local.check(batch)
+
+
+def test_stopped_workers_that_go_on_after_all_was_done_change_nothing(
+    aws: Scene, chance: random.Random
+) -> None:
+    # given three workers, of which two stand still in the middle of a batch
+    batch = aws.queue(120)
+    workers = [aws.worker(slots=2, times=SOON) for _ in range(3)]
+    aws.await_ends(40)
+    stopped = chance.sample(workers, 2)
+    for worker in stopped:
+        time.sleep(chance.uniform(0, 0.1))
+        worker.signal(signal.SIGSTOP)
+    # and a third one that does all the rest, when their leases are lost
+    aws.await_empty()
+    aws.wait(lambda: aws.decided(batch) == len(aws.jobs))
+    before = aws.visible(batch)
+    # when they go on
+    for worker in stopped:
+        worker.signal(signal.SIGCONT)
+    for worker in workers:
+        worker.end()
+    # then what is visible stays, and what they had not recorded in time is marked as late
+    assert aws.visible(batch) == before
+    in_time = {(each.index, each.attempt) for each in aws.records(batch) if not each.late}
+    assert len(in_time) == len(aws.jobs)
+    aws.check(batch)
+
+
+def test_suspended_laptop_goes_on_with_its_run(local: Scene, chance: random.Random) -> None:
+    # given a run on a laptop
+    run = local.start("adr", *local.run_words(200, slots=2))
+    local.await_ends(40)
+    local.keep_warm(run)
+    # when everything stands still for a while, twice
+    for ends in (60, 120):
+        local.await_ends(ends)
+        time.sleep(chance.uniform(0, 0.05))
+        frozen = _freeze(local)
+        stood = local.all_ends()
+        time.sleep(2)
+        assert local.all_ends() == stood
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    local.await_ends(180)
+    run.memory()
+    # then it goes on, and runs each job once
+    assert run.ended() == 0, run.output()
+    assert local.all_runs() == [1] * len(local.jobs)
+    local.check_published()
+
+
+def test_only_the_job_that_takes_its_machine_along_is_counted(scene: Scene) -> None:
+    # given a job that kills its machine, the 21st that begins: by then jobs are known to be short
+    scene.command = (
+        'if [ "$(ls "$SIDE" | grep -c runs-)" = 20 ]; '
+        'then touch "$SIDE/hold-{#}" "$SIDE/deadly-{#}"; fi; bash job.sh {}'
+    )
+    batch = scene.queue(31)
+    for death in (1, 2):
+        # when a worker is lost with it, twice, the first of which had leased ten others ahead
+        worker = scene.worker()
+        scene.wait(scene.deadly)
+        (killer,) = scene.deadly()
+        scene.await_run(killer, death)
+        scene.wait(lambda death=death: _is_settled(scene, leased=death == 1))
+        begun = scene.all_runs()
+        scene.let_go(killer)
+        assert worker.ended() == -signal.SIGKILL
+        scene.await_no_process()
+        # then it alone is counted: on AWS an ordinary delivery is no reason to look closer
+        lost = _lost(scene)
+        assert lost.pop(killer) == death - (scene.kind == "aws")
+        assert set(lost.values()) <= {0}
+        assert len(lost) == 10 or death == 2
+        scene.hold(killer)
+    # and the others run once
+    assert max(begun) == begun[killer - 1] == 2
+    scene.spare(killer)
+    scene.let_go(killer)
+    scene.finish()
+    assert scene.all_runs() == [3 if job == killer else 1 for job in scene.jobs]
+    scene.check(batch)
+
+
+def _freeze(scene: Scene) -> set[int]:
+    """Stop all processes of a scene, also those that are born meanwhile."""
+    frozen: set[int] = set()
+    while born := set(scene.pids()) - frozen:
+        for pid in born:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        frozen |= born
+    return frozen
+
+
+def _is_settled(scene: Scene, leased: bool) -> bool:
+    """Tell whether all that has ended is out of the queue, and all else is leased if it has to."""
+    depth = scene.ledger.depth()
+    left = len(scene.jobs) - scene.all_ends()
+    return depth.in_flight + depth.waiting == left and not (leased and depth.waiting)
+
+
+def _lost(scene: Scene) -> dict[int, int]:
+    """Return how many workers each undecided job has lost: leases them and gives them back."""
+    worker = new_id()
+    runner = open_runner(scene.runner, worker=worker, **({} if scene.kind == "local" else SHORT))
+    left = len(scene.jobs) - scene.all_ends()
+    leases: list[Lease] = []
+    while len({lease.job.index for lease in leases}) < left:
+        leases += runner.ledger.receive(10, 1)
+    runner.ledger.release(leases)
+    runner.roster.forget(worker)
+    return {lease.job.index: lease.lost for lease in leases}
