@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from tests.ec2_rules import publish_images, remember_tokens
 from tests.proxy import Proxy
@@ -17,6 +19,15 @@ from tests.servers import STRICT_MOTO, start_ministack, start_moto
 T = TypeVar("T")
 
 REGION = "eu-central-1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_read_once() -> Iterator[None]:
+    """Share the models of AWS: reading them is most of what a client costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = functools.cache(JSONFileLoader().load_file)
+        patch.setattr(JSONFileLoader, "load_file", staticmethod(read))
+        yield
 
 
 @pytest.fixture(autouse=True)
