@@ -36,7 +36,6 @@ _log = logging.getLogger(__name__)
 _RENEW_S = 20.0
 #: What is left of a reader that was killed; none that lives lets its order grow so old.
 _LEFT_S = 600.0
-_AFTER_TROUBLE_S = 5.0
 _CHUNK_BYTES = 1 << 20
 #: How often the last parts are waited for once there is a record.
 _LAST_LOOKS = 4
@@ -192,39 +191,45 @@ class _Follower:
         self._tell = tell
         self._parts = parts
         self._every_s = runner.orders_s / 5
+        self._renew_at = boot_time() + _RENEW_S
         self._look_pause_s = runner.orders_s
         self._look_at = time.monotonic() + self._look_pause_s
         self._has_ended = False
         #: Whether a worker said at the last look that it runs the job.
         self._runs = False
         self._called_off = False
+        self._is_over = False
 
     def output(self) -> Iterator[bytes]:
-        renewed_at, pause_s = boot_time(), self._every_s
-        while True:
+        pause_s, is_away = self._every_s, False
+        while not self._is_over:
             try:
-                # By a clock that goes on while a laptop sleeps.
-                if boot_time() - renewed_at >= _RENEW_S:
-                    order_following(self._runner.store, self._job, self._parts.order)
-                    renewed_at = boot_time()
-                pause_s = min(2 * pause_s, self._runner.orders_s / 2)
-                for body in self._new():
+                for body in self._round():
                     pause_s = self._every_s
-                    # As long as something comes, it is not decided.
-                    self._look_at = time.monotonic() + self._look_pause_s
                     yield body
-                if self._is_due():
-                    record = self._look()
-                    if record is not None:
-                        yield from self._rest(record)
-                        return
+                is_away = False
             except Unavailable as error:
-                _log.warning("%s; trying again in %.0f s", error, _AFTER_TROUBLE_S)
-                pause_s = _AFTER_TROUBLE_S
-            except _CalledOff:
-                self._tell(f"{self._job.name} was cancelled")
-                return
-            time.sleep(pause_s)
+                if not is_away:
+                    _log.warning("%s; trying again and again", error)
+                is_away = True
+            if not self._is_over:
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, self._runner.orders_s / 2)
+
+    def _round(self) -> Iterator[bytes]:
+        # By a clock that goes on while a laptop sleeps.
+        if boot_time() >= self._renew_at:
+            order_following(self._runner.store, self._job, self._parts.order)
+            self._renew_at = boot_time() + _RENEW_S
+        for body in self._new():
+            # As long as something comes, it is not decided.
+            self._look_at = time.monotonic() + self._look_pause_s
+            yield body
+        if self._is_due():
+            record = self._look()
+            if record is not None:
+                yield from self._rest(record)
+                self._is_over = True
 
     def _new(self) -> Iterator[bytes]:
         """Yield what has come since, of one attempt after the other."""
@@ -295,10 +300,11 @@ class _Follower:
             raise AdrError(f"{name} is lost: adr retry --lost queues it again")
         if view.state is JobState.CANCELLED and not runs:
             # The worker that has just ended it is about to record that.
-            if self._called_off and self._parts.attempt:
-                raise _CalledOff
-            if self._called_off:
+            if self._called_off and not self._parts.attempt:
                 raise AdrError(f"{name} was cancelled before it ran: it has no output")
+            if self._called_off:
+                self._tell(f"{name} was cancelled")
+            self._is_over = self._called_off
             self._called_off = True
         elif self._runs and not runs and self._parts.length is None:
             self._tell(f"the worker of {name} has gone: waiting for the next one")
@@ -325,10 +331,6 @@ class _Follower:
             self._tell(f"{self._job.name} was cancelled")
         elif record.state is not JobState.SUCCEEDED:
             self._tell(f"{self._job.name} has failed: {record.reason}")
-
-
-class _CalledOff(Exception):
-    """Tell that a job which has begun is cancelled, and will have no record."""
 
 
 def is_at_work(status: Status, job: Job) -> bool:
