@@ -61,6 +61,8 @@ class _Hold:
     taken_at: float
     #: Boot time at which this attempt got its lease.
     since: float
+    #: Whether this attempt was told to begin.
+    begun: bool = False
     #: Whether the card was to name this attempt; an error leaves it open whether it does.
     tried: bool = False
     #: Whether the card names this attempt.
@@ -174,7 +176,9 @@ class AwsLedger:
             if hold is None:
                 continue
             in_time = boot_time() < hold.lease.deadline
-            if in_time and (lease.ordinary or self._write_card(hold)):
+            hold.begun = True
+            needs_card = hold.carded or not lease.ordinary
+            if in_time and (not needs_card or self._write_card(hold)):
                 begun.append(lease)
             else:
                 self._drop(lease)
@@ -392,11 +396,12 @@ class AwsLedger:
         job, attempt = hold.lease.job, hold.lease.attempt
 
         def begin(card: Card) -> Card | None:
-            if card.attempt == attempt:
+            if card.attempt == attempt and not hold.begun:
                 return card
             if self._is_others(card) or card.generation > job.generation:
                 return None
-            return card.begun(self._worker, attempt)
+            step = card.begun if hold.begun else card.held
+            return step(self._worker, attempt)
 
         hold.tried = True
         hold.carded = self._cards.change(job, begin) is not None

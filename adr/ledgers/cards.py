@@ -36,10 +36,18 @@ class Card:
     releases: int = 0
     #: What those wrote who gave it back.
     notes: tuple[str, ...] = ()
+    #: Whether the attempt of the holder has begun, and is among `starts`.
+    is_begun: bool = True
+
+    def held(self, worker: str, attempt: str) -> Card:
+        """Return the card once `worker` holds the job for an attempt that has not begun."""
+        return replace(self, holder=worker, attempt=attempt, is_begun=False)
 
     def begun(self, worker: str, attempt: str) -> Card:
         """Return the card once `worker` has begun an attempt."""
-        return replace(self, holder=worker, attempt=attempt, starts=self.starts + 1)
+        if self.attempt == attempt and self.is_begun:
+            return self
+        return replace(self, holder=worker, attempt=attempt, starts=self.starts + 1, is_begun=True)
 
     def ended(self, failed: bool, note: str = "") -> Card:
         """Return the card once its holder has given the job back, or its command has failed."""
@@ -47,7 +55,7 @@ class Card:
             self,
             holder=None,
             attempt=None,
-            starts=self.starts - (self.attempt is not None),
+            starts=self.starts - (self.attempt is not None and self.is_begun),
             failures=self.failures + failed,
             releases=self.releases + (not failed),
             notes=(*self.notes, note) if note else self.notes,

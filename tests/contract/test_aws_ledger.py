@@ -243,6 +243,20 @@ class TestCards:
         card = place.card()
         assert (card["holder"], card["attempt"], card["starts"]) == ("first", lease.attempt, 1)
 
+    def test_an_attempt_is_counted_once_it_has_begun_however_old_it_is(self, place: Place) -> None:
+        # given a lease whose job takes long to prepare
+        first, second = place.worker("first", card_after_s=0), place.worker("second")
+        first.send(some_jobs(2))
+        leases = first.receive(2, 5)
+        assert first.extend(leases) == leases
+        assert place.card()["starts"] == 0
+
+        assert first.start(leases[:1]) == leases[:1]
+
+        place.kill("first")
+        place.show()
+        assert {each.job.index: each.lost for each in second.receive(2, 5)} == {1: 1, 2: 0}
+
     def test_an_old_job_that_another_one_holds_is_lost(self, place: Place) -> None:
         # given the same job twice, one of whose workers has a card
         first, second = place.worker("first", card_after_s=0), place.worker("second")
@@ -366,6 +380,7 @@ class TestTheCeiling:
         first, second = place.worker("first", visibility_s=2, ceiling_s=2), place.worker("second")
         first.send([a_job()])
         [lease] = first.receive(1, 5)
+        first.start([lease])
         with again_and_again(lambda: first.extend([lease])):
             assert second.receive(1, 3) == []
         place.kill("first")

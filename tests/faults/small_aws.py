@@ -199,9 +199,7 @@ class SmallAws:
             written = formatdate(old[1], usegmt=True)
             size = str(len(old[0]))
             extra = {"ETag": str(etag), "Last-Modified": written, "Content-Length": size}
-            return self._answer(
-                request, 200, old[0], **extra, **{"Content-Length": str(len(old[0]))}
-            )
+            return self._answer(request, 200, old[0], **extra)
         wanted = {name.lower(): value for name, value in request.headers.items()}
         if "if-none-match" in wanted and old:
             return self._refusal(request, 412, "PreconditionFailed")
