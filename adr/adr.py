@@ -3,8 +3,8 @@
 Each takes a runner id, which is the UUID4 of an AWS runner or the path of a local one, and
 delegates. Here stand those that queue and process jobs; the others are imported: runners
 as a whole from `adr.lifecycle`, machines from `adr.hosts`, what became of jobs from
-`adr.results`, what follows and steers them from `adr.control`, what takes boto3 resources from
-`adr.resources`.
+`adr.results`, what waits for them from `adr.waiting` and steers them from `adr.control`, what
+takes boto3 resources from `adr.resources`.
 
 Where a function says that a value comes from the configuration, see `adr.config`. The
 documented defaults that belonged to one account or one model are not built in any more.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from adr import config
 from adr.batch import BatchPlan, find_root, plan_batch
-from adr.control import cancel, failures, pause, resume, wait, watch
+from adr.control import cancel, failures, pause, resume
 from adr.embedded import RunReport, run_batch
 from adr.hosts import (
     get_workers,
@@ -55,7 +55,9 @@ from adr.resources import (
     upload_files,
 )
 from adr.results import download, logs, status
+from adr.retrying import retry
 from adr.runner import is_runner_id, open_runner
+from adr.waiting import wait, watch
 from adr.worker.loop import Worker, WorkerReport
 from adr.worker.signals import stopping
 from adr.worker.workspace import cache_contents, restore_contents
@@ -100,6 +102,7 @@ __all__ = [
     "register_workers",
     "restore_contents",
     "resume",
+    "retry",
     "run",
     "run_plan",
     "start",

@@ -1,8 +1,8 @@
 """The command line: finds the command, and turns every error into a sentence and an exit status.
 
 The commands themselves stand in `adr.commands`. Data goes to standard output, everything else
-to standard error. Exit status: 0 done; 1 the operation or a job failed; 2 wrong usage; 130
-interrupted.
+to standard error. Exit status: 0 done; 1 the operation or a job failed; 2 wrong usage; 3 not
+done in time; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ from collections.abc import Sequence
 
 from adr import output
 from adr.commands.base import COMMANDS
+from adr.commands.control import (
+    adr_cancel,
+    adr_failures,
+    adr_pause,
+    adr_resume,
+    adr_wait,
+)
 from adr.commands.fleets import adr_launch, adr_prepare, adr_start, adr_stop
 from adr.commands.jobs import (
     adr_download,
@@ -25,35 +32,42 @@ from adr.commands.jobs import (
     adr_run,
     adr_status,
 )
+from adr.commands.retry import adr_retry
 from adr.commands.runners import adr_config, adr_create, adr_destroy, adr_list, adr_set
 from adr.errors import AdrError, UsageError
 from adr.helptexts import complete
 from adr.options import nearest, split
 
 __all__ = [
+    "adr_cancel",
     "adr_config",
     "adr_console",
     "adr_create",
     "adr_destroy",
     "adr_download",
+    "adr_failures",
     "adr_launch",
     "adr_list",
     "adr_logs",
+    "adr_pause",
     "adr_prepare",
     "adr_process",
     "adr_queue",
+    "adr_resume",
+    "adr_retry",
     "adr_run",
     "adr_set",
     "adr_start",
     "adr_status",
     "adr_stop",
+    "adr_wait",
     "main",
 ]
 
 _log = logging.getLogger(__name__)
 
 #: Beside the commands, the modules that write to standard output.
-_WRITERS = (__name__, "adr.output", "adr.hostoutput")
+_WRITERS = (__name__, "adr.output", "adr.hostoutput", "adr.screen")
 _ISSUES = "https://github.com/openearth/amazon-distributed-runner/issues"
 
 
@@ -121,9 +135,16 @@ def adr_console(argv: Sequence[str] | None = None) -> int:
       adr queue      Queue a batch
       adr process    Process jobs
       adr status     Show what became of every job
+      adr wait       Wait until every job is decided
+      adr failures   Show which jobs failed, those together that failed alike
       adr logs       Show the output of a job
       adr download   Download results
       adr destroy    Destroy a runner, keep its results
+
+    While they run:
+      adr cancel     Call jobs off
+      adr pause      Let no worker begin another job
+      adr resume     Let workers go on
 
     Fleets, which process jobs on machines that adr starts and ends:
       adr launch     Launch workers: on EC2, on hosts of your own, or here

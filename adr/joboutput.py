@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ __all__ = [
     "job_lines",
     "queue_lines",
     "run_lines",
+    "status_frame",
     "status_lines",
     "worker_lines",
 ]
@@ -34,6 +36,16 @@ INTERRUPTED = "interrupted: the same command picks up where it was"
 _SHOWN_FAILURES = 10
 _SHOWN_LINES = 10
 _ALWAYS_SHOWN = (JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED)
+#: What somebody who looks at jobs may look for, first.
+_INTERESTING = (
+    JobState.RUNNING,
+    JobState.FAILED,
+    JobState.LOST,
+    JobState.UNACCOUNTED,
+    JobState.QUEUED,
+    JobState.CANCELLED,
+    JobState.SUCCEEDED,
+)
 
 
 def status_lines(status: Status, jobs: bool) -> Iterator[str]:
@@ -41,13 +53,62 @@ def status_lines(status: Status, jobs: bool) -> Iterator[str]:
     yield from batch_lines(status)
     if jobs and status.jobs:
         yield ""
-        yield from job_lines(status)
+        yield from job_lines(status.jobs)
     if status.workers:
         yield ""
         yield from worker_lines(status.workers)
     for note in status.notes:
         yield ""
         yield plain(note)
+
+
+def status_frame(status: Status, head: Sequence[str], height: int, jobs: bool) -> list[str]:
+    """Tell the same in so many lines at most: of each list a part, the most interesting one.
+
+    Parameters
+    ----------
+    head : sequence of str
+        Lines that stand above.
+    """
+    sections = [batch_lines(status)]
+    if jobs and status.jobs:
+        # Only those that may be shown: each line takes its time.
+        first = heapq.nsmallest(height, status.jobs, key=_interest)
+        sections.append(job_lines(first) + [""] * (len(status.jobs) - len(first)))
+    if status.workers:
+        sections.append(worker_lines(status.workers))
+    frame = [*head, *map(plain, status.notes)]
+    room = height - len(frame) - len(sections)
+    shares = _shares([len(section) for section in sections], room)
+    for number, (section, share) in enumerate(zip(sections, shares, strict=True)):
+        frame += ["", *_cut(section, share, newest=number == 0)]
+    return frame[:height]
+
+
+def _interest(view: JobView) -> tuple[int, str, int]:
+    return _INTERESTING.index(view.state), view.job.batch, view.job.index
+
+
+def _shares(lengths: Sequence[int], room: int) -> list[int]:
+    """Divide lines among lists: what the short ones do not need is for the long ones."""
+    shares = [0] * len(lengths)
+    for done, place in enumerate(sorted(range(len(lengths)), key=lengths.__getitem__)):
+        shares[place] = min(lengths[place], max(0, room) // (len(lengths) - done))
+        room -= shares[place]
+    return shares
+
+
+def _cut(lines: Sequence[str], room: int, newest: bool) -> Iterator[str]:
+    """Leave out of a table what is too much, and say how much; keep its header, and its end."""
+    left_out = len(lines) - room + 1
+    if left_out <= 1 or room < 2:
+        yield from lines[:room]
+        return
+    hidden = f"… {left_out:,} more"
+    if newest:
+        yield from (lines[0], hidden, *lines[left_out + 1 :])
+    else:
+        yield from (*lines[: room - 1], hidden)
 
 
 def batch_lines(status: Status) -> list[str]:
@@ -71,9 +132,9 @@ def batch_lines(status: Status) -> list[str]:
     return list(table_lines(["BATCH", "JOBS", *(name.upper() for name in states)], rows))
 
 
-def job_lines(status: Status) -> list[str]:
+def job_lines(views: Iterable[JobView]) -> list[str]:
     """Tell of each job: a header, and one line each."""
-    rows = [_job_row(view) for view in status.jobs]
+    rows = [_job_row(view) for view in views]
     return list(table_lines(["JOB", "STATE", "TIME", "HOST", "ENDED"], rows))
 
 

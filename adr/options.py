@@ -75,6 +75,19 @@ class Arguments:
         """Return all values of what can be repeated."""
         return list(self.values[name])
 
+    def jobs(self) -> list[str]:
+        """Return the jobs that are named, none of them empty as an unset variable would be.
+
+        Raises
+        ------
+        UsageError
+            If one is.
+        """
+        names = self.texts("<job>")
+        if not all(names):
+            raise UsageError("<job> is empty: give it a value, or leave it out")
+        return names
+
     def flag(self, name: str) -> bool:
         """Tell whether an option without a value was given."""
         return bool(self.values[name])
@@ -357,7 +370,7 @@ def _problem(doc: str, options: list[str], words: list[str]) -> str:
     if len(words) < len(places):
         return f"{places[len(words)]} is missing"
     most = len(re.findall(r"<\w+>", usage))
-    if len(words) > most and "<file>" not in usage:
+    if len(words) > most and not re.search(r"<\w+>\]?\.\.\.", usage):
         return f"{words[most]!r} is one argument too many"
     return ""
 

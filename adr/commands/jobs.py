@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from adr import joboutput, output, progressbar
 from adr.commands.base import command
+from adr.commands.watching import watch_status
 from adr.current import address, current_runner, is_runner, runner_of
 from adr.errors import UsageError
 from adr.options import Arguments
@@ -196,17 +197,29 @@ def adr_status(given: Arguments) -> int:
     Usage:
       adr status [options]
 
+    With --watch it goes on until Ctrl-C, which is its usual end: exit code 0.
+
     Options:
       --jobs                 Show each job as well
       --batch=BATCH          Only this batch
+      --watch                Show it again and again, in place on a terminal
+      --interval=S           With --watch, every S seconds; without, about once a
+                             second for a local runner, every ten for one on AWS
       --json                 Print JSON
       <runner options>
       <general options>
     """
     from adr import adr as core
 
-    jobs = given.flag("--jobs")
-    status = core.status(runner_of(given), given.text("--region"), batch=given.text("--batch"))
+    jobs, batch = given.flag("--jobs"), given.text("--batch")
+    interval_s = given.number("--interval", "seconds")
+    if given.flag("--watch"):
+        looks = core.watch(runner_of(given), given.text("--region"), batch=batch)
+        watch_status(looks, interval_s=interval_s, jobs=jobs, as_json=given.flag("--json"))
+        return 0
+    if interval_s is not None:
+        raise UsageError("--interval is for --watch: give that as well")
+    status = core.status(runner_of(given), given.text("--region"), batch=batch)
     if given.flag("--json"):
         output.print_json(status.to_dict(jobs))
     else:

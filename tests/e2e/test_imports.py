@@ -28,9 +28,18 @@ LAYERS = (
     ("commands", "commands.*"),
     ("commands.base",),
     ("current",),
-    ("options", "output", "joboutput", "hostoutput", "progressbar", "screen", "helptexts"),
+    (
+        "options",
+        "output",
+        "controloutput",
+        "joboutput",
+        "hostoutput",
+        "progressbar",
+        "screen",
+        "helptexts",
+    ),
     ("adr", "__init__"),
-    ("control", "hosts", "lifecycle", "resources", "results"),
+    ("control", "hosts", "lifecycle", "resources", "results", "retrying", "waiting"),
     ("destruction", "embedded", "following", "preparing"),
     ("launching", "launchoptions"),
     ("inventory",),
@@ -323,7 +332,7 @@ def test_only_the_console_and_the_wizard_speak_to_people():
         )
     }
     speaking = {name for name in speaking if not name.startswith("commands.")}
-    shown = {"console", "output", "hostoutput", "progressbar"}
+    shown = {"console", "output", "hostoutput", "progressbar", "screen"}
     assert speaking == shown | {"config", "fabfile"}
 
 
