@@ -49,7 +49,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION = 0x20080522
 _LOOK_S = 0.25
-#: What the kernel adds, in thousandths of all memory, when it chooses whom to kill for want of it.
+#: In thousandths of all memory: what a job is taken for using more than it does.
 _EXPENDABLE = 500
 _MOST_EXPENDABLE = 1000
 _NEVER = float("inf")
@@ -211,8 +211,31 @@ def _find(name: bytes, env: dict[bytes, bytes]) -> bytes:
     raise FileNotFoundError(f"not found in {os.fsdecode(path)}")
 
 
+class _Score:
+    """What the kernel adds to this process where it chooses whom to kill for want of memory.
+
+    Jobs inherit it, so that they go before workers and launchers, however small each of their
+    processes is.
+    """
+
+    def __init__(self) -> None:
+        self._fd, self._usual = -1, 0
+        try:
+            self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            # There is none: then the largest process is taken.
+            return
+        self._usual = int(os.read(self._fd, 16))
+
+    def set(self, more: int) -> None:
+        """Add so much to the usual one."""
+        if self._fd >= 0:
+            os.pwrite(self._fd, b"%d" % min(self._usual + more, _MOST_EXPENDABLE), 0)
+
+
 class _Launcher:
-    def __init__(self, channel: int) -> None:
+    def __init__(self, channel: int, score: _Score) -> None:
+        self._score = score
         self._inbox = _Inbox(channel)
         self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._wakeup, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -296,19 +319,24 @@ class _Launcher:
     def _spawn(self, argv: list[bytes], env: dict[bytes, bytes], log: int) -> int:
         # Not setsid=True, which pythons built for an old glibc lack: a group is enough,
         # since this process leads a session without a terminal.
-        return os.posix_spawn(
-            _find(argv[0], env),
-            argv,
-            env,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, self._null, 0),
-                (os.POSIX_SPAWN_DUP2, log, 1),
-                (os.POSIX_SPAWN_DUP2, log, 2),
-            ],
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=self._signals,
-        )
+        program = _find(argv[0], env)
+        self._score.set(_EXPENDABLE)
+        try:
+            return os.posix_spawn(
+                program,
+                argv,
+                env,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, self._null, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setpgroup=0,
+                setsigmask=[],
+                setsigdef=self._signals,
+            )
+        finally:
+            self._score.set(0)
 
     def _wait(
         self, reaper: _Reaper, timeout_s: float | None, term_s: float, log: int, limit: int
@@ -354,22 +382,6 @@ class _Launcher:
                 kill_at = now + 1.0
 
 
-def _go_first() -> None:
-    """Let the kernel, where memory runs out, take this process and its jobs, not the worker."""
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        score = max(int(os.read(fd, 16)), 0) + _EXPENDABLE
-        os.pwrite(fd, b"%d" % min(score, _MOST_EXPENDABLE), 0)
-    except OSError:
-        # Somewhere nobody may: then the largest process is taken.
-        pass
-    finally:
-        os.close(fd)
-
-
 def _become(libc: ctypes.CDLL, uid: int, gid: int, groups: tuple[int, ...]) -> None:
     """Give up this process's user for another one, and all privileges with it, for good."""
     os.setgroups(groups)
@@ -394,8 +406,8 @@ def main(channel: int, *ids: int) -> None:
     os.set_inheritable(channel, False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    # As the other user it may not: it is closed to itself then.
-    _go_first()
+    # As the other user it could not: it is closed to itself then.
+    score = _Score()
     libc = ctypes.CDLL(None, use_errno=True)
     if ids:
         try:
@@ -407,4 +419,4 @@ def main(channel: int, *ids: int) -> None:
     # Under a name of its own, a job that calls `pkill python` does not end its launcher.
     libc.prctl(_PR_SET_NAME, b"adr-launcher", 0, 0, 0)
     os.chdir("/")
-    _Launcher(channel).serve()
+    _Launcher(channel, score).serve()

@@ -10,9 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.jobuser import JobUser
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.script import job_script
+from adr.worker.shortage import has_room, is_full, memory_kills
 from adr.worker.staging import stage
 from adr.worker.tree import discard_tree
 from adr.worker.workspace import Workspace
@@ -37,8 +36,8 @@ _log = logging.getLogger(__name__)
 #: As much of the end of a job's output travels in its record.
 TAIL_BYTES = 2048
 _KEPT_WORKSPACES = 4
-#: A disk with less room is full: what a job wants to say about it may be lost, too.
-_FULL_BYTES = 1 << 20
+#: What bash says of a command that was killed with SIGKILL.
+_KILLED = 128 + signal.SIGKILL
 _CUT = "exceeded --max-hours"
 
 
@@ -147,10 +146,10 @@ class Slot:
         """
         batch = lease.job.batch
         self._make_directory()
-        if not self._has_room():
+        if not has_room(self._directory):
             for other in [each for each in self._workspaces if each != batch]:
                 self._forget(other)
-            if not self._has_room():
+            if not has_room(self._directory):
                 raise Unavailable(f"the disk of {self._directory} is full: make room there")
         if batch in self._workspaces:
             self._workspaces.move_to_end(batch)
@@ -177,18 +176,6 @@ class Slot:
             self._inner.mkdir(mode=0o700)
             self._user.give(self._inner)
 
-    def _has_room(self) -> bool:
-        """Tell whether the disk has room for what a job at least needs."""
-        if shutil.disk_usage(self._directory).free >= _FULL_BYTES:
-            return True
-        # Of the part that is kept for root this tells nothing.
-        try:
-            with tempfile.TemporaryFile(dir=self._directory) as file:
-                os.posix_fallocate(file.fileno(), 0, _FULL_BYTES)
-        except OSError:
-            return False
-        return True
-
     def run(self, lease: Lease, staging: Path) -> Delivery | None:
         """Run a job whose workspace is ready, and put the workspace back as it was.
 
@@ -208,11 +195,12 @@ class Slot:
         workspace = self._workspaces[job.batch]
         staging.mkdir()
         log = staging / "log"
+        kills = memory_kills()
         ending = self._launch(job, lease, workspace.directory, log)
         why = next((each for each in Stop if each in self._stops), None)
         cut = ending.stopped_by == "order" and why is Stop.LIMIT
         dropped = ending.stopped_by == "order" and not _counts(ending, why)
-        full = shutil.disk_usage(self._directory).free < _FULL_BYTES
+        full = is_full(self._directory)
         files: tuple[tuple[Path, str], ...] = ()
         problem = ""
         try:
@@ -238,6 +226,8 @@ class Slot:
             record = replace(record, notes=(*record.notes, note))
         if record.reason and full:
             record = replace(record, reason=f"{record.reason}; the disk was full")
+        if _was_killed(ending) and memory_kills() > kills:
+            record = replace(record, reason=f"{record.reason}; memory had run out")
         tail, length = _tail(log)
         return Delivery(
             lease,
@@ -372,6 +362,13 @@ class Slot:
 def _counts(ending: Ending, why: Stop | None) -> bool:
     """Tell whether a job that was ended by `Slot.stop` has an outcome all the same."""
     return why is Stop.LIMIT or (why is Stop.NOTICE and ending.exit_code == 0)
+
+
+def _was_killed(ending: Ending) -> bool:
+    """Tell whether somebody else than its worker has killed a job."""
+    return not ending.stopped_by and (
+        ending.signal == signal.SIGKILL or ending.exit_code == _KILLED
+    )
 
 
 def _signal_name(number: int) -> str:
