@@ -69,7 +69,7 @@ class Ending:
         when = moment_text(notice.at)
         _log.warning("EC2 takes this instance away at %s", when)
         self.note = f"interrupted by EC2 at {when} (spot)"
-        self.hurry_at = time.monotonic() + max(_LEAST_S, notice.at - time.time() - _HURRY_S)
+        self.hurry_at = time.monotonic() + max(_LEAST_S, notice.until_s() - _HURRY_S)
         self.give_up_at = self.hurry_at + _HURRY_S - _GIVE_UP_S
         self._notice = notice
         self.begun.set()

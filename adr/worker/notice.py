@@ -43,9 +43,13 @@ class Notice:
 
     at: float
 
+    def until_s(self) -> float:
+        """Return how long it is until then, in seconds; a wrong clock makes it no longer."""
+        return min(self.at - time.time(), _USUAL_S)
+
     def left_s(self) -> float:
         """Return how long jobs may still run, in seconds."""
-        return max(_LEAST_S, self.at - time.time() - _RESERVE_S)
+        return max(_LEAST_S, self.until_s() - _RESERVE_S)
 
 
 def watch(over: threading.Event, on_notice: Callable[[Notice], None]) -> None:

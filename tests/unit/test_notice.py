@@ -124,3 +124,5 @@ def test_jobs_get_the_time_that_is_left_but_for_what_storing_takes() -> None:
     assert 89 < Notice(now + 120).left_s() <= 90
     assert Notice(now + 20).left_s() == 5
     assert Notice(now - 20).left_s() == 5
+    # Where the clock has been set back, or was never right.
+    assert Notice(now + 86400).left_s() == 90
