@@ -129,23 +129,31 @@ def _signs(record: JobRecord) -> _Signs:
 
 
 def _with_names_out(given: Sequence[tuple[Job, JobRecord]], signs: list[_Signs]) -> list[_Signs]:
-    """Return what each failure is grouped by."""
+    """Return what each failure is grouped by.
+
+    Those whose texts are alike with their names in stay together. Of the ways to take names out,
+    or none, that one is chosen which makes them like the most others.
+    """
     rough = [(code, _rough(reason), _rough(line)) for code, reason, line in signs]
     asked: Counter[_Signs] = Counter()
-    votes: dict[_Signs, Counter[_Signs]] = {}
+    ways: dict[_Signs, dict[_Signs, int]] = {}
+    votes: Counter[_Signs] = Counter()
     for (job, _), (code, reason, line), key in zip(given, signs, rough, strict=True):
         if asked[key] == _ASKED:
             continue
         asked[key] += 1
-        names = [name for name in _names(job) if name in line or name in reason]
-        finer = key
-        if names:
-            finer = (code, _rough(_taken_out(reason, names)), _rough(_taken_out(line, names)))
-        votes.setdefault(key, Counter())[finer] += 1
-    # Jobs whose texts are alike with their names in stay together: most of them say how.
+        found = {key: 0}
+        for number, names in enumerate(_names(job), start=1):
+            names = [name for name in names if name in line or name in reason]
+            if names:
+                reason, line = _taken_out(reason, names), _taken_out(line, names)
+                found.setdefault((code, _rough(reason), _rough(line)), number)
+        votes.update(found.keys())
+        known = ways.setdefault(key, found)
+        known.update((way, min(number, known.get(way, number))) for way, number in found.items())
     chosen = {
-        key: max(some, key=lambda finer: (some[finer], finer == key, finer[1:]))
-        for key, some in votes.items()
+        key: min(some, key=lambda way: (-votes[way], some[way], way[1:]))
+        for key, some in ways.items()
     }
     return [chosen[key] for key in rough]
 
@@ -162,12 +170,16 @@ def _taken_out(text: str, names: Iterable[str]) -> str:
     return text
 
 
-def _names(job: Job) -> list[str]:
-    """Return what a job may be called in its output, the longest first."""
+def _names(job: Job) -> tuple[list[str], list[str]]:
+    """Return what a job may be called in its output, the longest first.
+
+    First come those that hardly mean anything else, such as the names of files.
+    """
     names = {job.label, basename(job.label)}
     if job.input is not None:
         names |= {job.input, basename(job.input), splitext(basename(job.input))[0]}
-    return sorted((name for name in names if name), key=lambda name: (-len(name), name))
+    in_order = sorted(filter(None, names), key=lambda name: (-len(name), name))
+    return [name for name in in_order if not name.isalpha()], list(filter(str.isalpha, in_order))
 
 
 def _rough(text: str) -> str:
