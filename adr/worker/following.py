@@ -190,15 +190,16 @@ class Following:
                 file.close()
 
     def _send(self, stream: _Stream, most_parts: int) -> bool:
-        """Store up to so many parts; tell whether there may be more."""
+        """Store up to so many parts; tell whether there is more."""
         for _ in range(most_parts):
             room = min(_PART_BYTES, self._most_bytes - stream.sent_bytes)
             body = os.pread(stream.file.fileno(), room, stream.sent_bytes)
-            if not body:
+            if body:
+                key = followed_key(stream.prefix, stream.attempt, stream.sent_bytes)
+                self._store.write(key, body)
+                stream.sent_bytes += len(body)
+            if len(body) < _PART_BYTES:
                 return False
-            key = followed_key(stream.prefix, stream.attempt, stream.sent_bytes)
-            self._store.write(key, body)
-            stream.sent_bytes += len(body)
         return True
 
     def _drop(self, places: Iterable[tuple[str, str]]) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from adr import destroy, list_runners, plan, queue_plan, status
 from adr.errors import UsageError
+from adr.keys import followed_key, followed_prefix
 from adr.models import JobRecord, JobState, Outcome, new_id
+from adr.orders import order_following
 from adr.runner import create_runner, open_runner
 
 
@@ -27,7 +29,7 @@ def queued(runner, tmp_path):
         path.write_text(path.name)
 
     def queue():
-        return queue_plan(runner.id, plan(inputs, command="true")).batch
+        return queue_plan(runner.id, plan(inputs, command="true"), rerun=True).batch
 
     return queue
 
@@ -49,6 +51,11 @@ def test_nothing_is_left_of_a_purged_batch(runner, queued):
     # given a batch of which one job is done
     batch = queued()
     settled(runner)
+    # and another that somebody follows
+    [lease, *_] = runner.ledger.receive(1, 5)
+    order_following(runner.store, lease.job, "ab")
+    prefix = followed_prefix(batch, lease.job.index, "ab")
+    runner.store.write(followed_key(prefix, lease.attempt, 0), b"so far")
     # when
     destroy(runner.id, batch=batch, purge=True)
     # then

@@ -25,6 +25,7 @@ from adr.access import (
     remove_profile,
 )
 from adr.aws import Connection
+from adr.keys import FOLLOWS
 from tests.servers import start_moto
 
 REGION = "eu-central-1"
@@ -117,28 +118,35 @@ def account(tmp_path, monkeypatch):
 COMMAND = """
 case {/.} in
     large) head -c 9000000 /dev/zero > {/.}.out ;;
-    talks) seq 100000; cp {} {/.}.out ;;
+    talks) seq 100000; sleep 3; cp {} {/.}.out ;;
     fails) echo tried; exit 3 ;;
     *) cp {} {/.}.out ;;
 esac
 """
 
 
-def test_a_worker_with_the_rights_of_one_does_all_its_work_and_nothing_else(account, shell):
-    # given a runner and jobs of all kinds
+def test_a_worker_with_the_rights_of_one_does_all_its_work_and_nothing_else(
+    account, shell, wait_for
+):
+    # given a runner and jobs of all kinds, of which somebody follows one
     shell.write({f"{name}.txt": name for name in ("plain", "large", "talks", "fails")})
     runner = shell("create").out.strip()
     batch = shell(
         "queue", "--attempts=2", "--command", COMMAND, "--store=out$", *shell.tree("")
     ).out.strip()
     worker = account.lend_role(runner)
+    follower = shell.begin("logs", "--follow", "talks")
+    s3 = service("s3")
+    wait_for(lambda: s3.list_objects_v2(Bucket=runner, Prefix=FOLLOWS)["KeyCount"])
     account.enforce()
     # when a worker has the rights of its role only
     account.be(worker)
-    done = shell("process", "--stop-on-empty", "--slots=2", runner)
+    done = shell("process", "--stop-on-empty", "--slots=3", "--verbose=DEBUG", runner)
     # then it lacks none
     assert "denies" not in done.err
     account.be_admin()
+    followed, said = follower.communicate(timeout=60)
+    assert followed.splitlines() == [str(number) for number in range(1, 100001)], said
     totals = shell("status", "--json").json["totals"]
     assert (totals["jobs"], totals["succeeded"], totals["failed"]) == (4, 3, 1)
     assert shell("status", "--json").json["workers"] == []
@@ -157,6 +165,7 @@ def test_a_worker_with_the_rights_of_one_does_all_its_work_and_nothing_else(acco
     refused = [
         lambda: s3.delete_object(Bucket=runner, Key=result),
         lambda: s3.put_object(Bucket=runner, Key="_control/destroyed", Body=b""),
+        lambda: s3.put_object(Bucket=runner, Key=f"{FOLLOWS}{batch}/000001/a", Body=b""),
         lambda: s3.put_object(Bucket=runner, Key=f"{batch}.zip", Body=b""),
         lambda: s3.put_object(Bucket=runner, Key=f"_batches/{batch}.seal", Body=b""),
         lambda: s3.put_object(Bucket=runner, Key="_install/0/adr.whl", Body=b""),

@@ -266,6 +266,10 @@ def test_the_package_runs_as_a_module():
         (["set", "nothing"], "'nothing' is no runner: adr list shows those there are"),
         (["logs"], "<job> is missing; see adr logs --help"),
         (["logs", "--worker=i-1", "job"], "name a job or a --worker, not both"),
+        (
+            ["logs", "-f", "--worker=i-1"],
+            "--follow is for the output of a job: leave it out with --worker",
+        ),
         (["logs", "--worker="], "--worker is empty: give it a value, or leave it out"),
         (["process", "--idle=0"], "--idle takes a number of minutes above 0, not '0'"),
         (["process", "--max-hours=x"], "--max-hours takes a number of hours above 0, not 'x'"),
@@ -1089,7 +1093,18 @@ def test_no_orphans_are_claimed_where_nobody_could_look(core, capsys, notes, whe
 def test_logs_are_written_byte_by_byte(core, capfdbinary):
     assert main(["logs", f"--runner={RUNNER}", "--", "-case1"]) == 0
     assert capfdbinary.readouterr().out == b"one\n\xff\x00two"
-    assert core.only("logs") == ((RUNNER, "-case1", None), {})
+    args, kwargs = core.only("logs")
+    assert (args, kwargs["follow"]) == ((RUNNER, "-case1", None), False)
+
+
+@pytest.mark.parametrize(("quiet", "said"), [([], "it waits\\x1b\n"), (["--quiet"], "")])
+def test_logs_are_followed(core, capfd, quiet, said):
+    assert main(["logs", "-f", *quiet, f"--runner={RUNNER}", "case1"]) == 0
+    args, kwargs = core.only("logs")
+    assert (args, kwargs["follow"]) == ((RUNNER, "case1", None), True)
+    capfd.readouterr()
+    kwargs["tell"]("it waits\x1b")
+    assert capfd.readouterr() == ("", said)
 
 
 def test_what_a_host_has_said_is_written_byte_by_byte(core, capfdbinary):
