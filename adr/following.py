@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from adr.clock import boot_time
-from adr.errors import AdrError, NotFound, ServiceError, Unavailable
+from adr.errors import AdrError, Denied, NotFound, ServiceError, Unavailable
 from adr.keys import FOLLOWED, FOLLOWS, followed_prefix
 from adr.models import Job, JobRecord, JobState, new_id, visible
 from adr.orders import follow_key, order_following
@@ -78,7 +78,7 @@ def follow(
 
     Raises
     ------
-    ServiceError
+    Denied
         If these credentials may not order anything.
     AdrError
         If the job is cancelled before it has begun, or is lost.
@@ -89,8 +89,8 @@ def follow(
     try:
         try:
             order_following(runner.store, job, parts.order)
-        except ServiceError as error:
-            raise type(error)(
+        except Denied as error:
+            raise Denied(
                 f"{job.name} can be followed only by who may write orders: {error}"
             ) from error
         yield from _Follower(runner, survey, job, tell, parts).output()

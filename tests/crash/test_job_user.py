@@ -171,6 +171,22 @@ def test_results_belong_to_the_worker_whatever_a_job_did_to_them(scene: Divided)
     assert [path.suffix for path in stored if path.is_file()].count(".log") == 1
 
 
+def test_its_output_is_followed_where_it_lies_meanwhile(scene: Divided) -> None:
+    # given a job that has said something and waits to be heard
+    case = scene.inputs / "case.txt"
+    case.touch()
+    command = "echo {}; while [ ! -e $SIDE/heard ]; do sleep 0.05; done; echo over; true"
+    adr.queue(scene.runner, [case], command=command, env={"SIDE": str(scene.side)})
+    worker = scene.worker(stop_on_empty=True)
+    # when somebody follows it
+    output = adr.logs(scene.runner, "case", follow=True)
+    assert next(output) == b"case.txt\n"
+    # then it goes on until its end
+    (scene.side / "heard").touch()
+    assert b"".join(output) == b"over\n"
+    assert worker.ended() == 0, worker.output()
+
+
 @pytest.mark.parametrize("aws", [False, True], ids=["without", "with"])
 def test_variables_of_aws_stay_with_the_worker_unless_it_is_told_otherwise(
     scene: Divided, aws: bool
