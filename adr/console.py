@@ -138,6 +138,7 @@ def adr_console(argv: Sequence[str] | None = None) -> int:
       adr wait       Wait until every job is decided
       adr failures   Show which jobs failed, those together that failed alike
       adr logs       Show the output of a job
+      adr retry      Queue jobs again that did not succeed
       adr download   Download results
       adr destroy    Destroy a runner, keep its results
 

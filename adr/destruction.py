@@ -123,7 +123,7 @@ def destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -
         if isinstance(runner.ledger, Forgetting):
             runner.ledger.forget(batch)
         prefixes += [f"{batch}/", f"_logs/{batch}/", journal_prefix(batch)]
-        prefixes += [f"{BATCHES}{batch}{end}" for end in (".", "+")]
+        prefixes += [f"{BATCHES}{batch}{end}" for end in (".", "+", "~")]
     _delete(runner, [bundle_key(batch)], prefixes, progress)
 
 

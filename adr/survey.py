@@ -215,7 +215,8 @@ class Survey:
 
     def retries(self, batch: str) -> int:
         """Return the number of the last retry of a batch that `manifests` has found."""
-        names = [key.removeprefix(BATCHES).removesuffix(MANIFEST) for key in self._keys]
+        keys = [key for key in self._keys if key.endswith(MANIFEST)]
+        names = [key.removeprefix(BATCHES).removesuffix(MANIFEST) for key in keys]
         return max((retry_number(name) for name in names if batch_of(name) == batch), default=0)
 
     def is_being_queued(self) -> bool:

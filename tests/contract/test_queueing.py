@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from adr import plan, queue_plan, status
 from adr.errors import RunnerGone
 from adr.keys import seal_key, unaccounted_key
-from adr.models import JobState, Lease, SlotInfo, WorkerInfo
+from adr.models import JobState, Lease, Outcome, SlotInfo, WorkerInfo
 from adr.orders import order_cancelling, order_destruction
 from adr.queueing import QueueReport
 from adr.runner import Runner, create_runner, open_runner
@@ -47,8 +48,11 @@ class Site:
             leases += self.runner.ledger.receive(min(10, most - len(leases)), 1)
         return leases
 
-    def settle(self, *leases: Lease, state: JobState = JobState.SUCCEEDED) -> None:
-        self.runner.ledger.settle([outcome_of(lease, state) for lease in leases])
+    def settle(self, *leases: Lease, state: JobState = JobState.SUCCEEDED, **about: Any) -> None:
+        outcomes = [outcome_of(lease, state) for lease in leases]
+        self.runner.ledger.settle(
+            [Outcome(each.lease, replace(each.record, **about)) for each in outcomes]
+        )
 
     def settle_all(self, most: int) -> None:
         self.settle(*self.lease(most))

@@ -243,8 +243,13 @@ def test_of_two_runners_the_current_one_is_used_and_the_other_can_be_set(shell, 
     # when one job is queued into it by default, and two into the first by the last word
     shell("queue", "--command=true", "a.txt")
     shell("queue", "--command=true", "a.txt", runner)
-    shell("queue", "--command=true", "a.txt", runner)
-    # then
+    queued = shell("queue", "--command=true", "--rerun", "a.txt", runner)
+    again = shell("queue", "--command=true", "a.txt", runner)
+    # then the same word without --rerun queues nothing, and names the newest batch
+    assert again.out == queued.out
+    assert again.err.splitlines()[-1] == (
+        "1 job is here already (1 waiting): nothing queued; --rerun queues it again"
+    )
     found = listed(shell)
     assert (found[runner]["waiting"], found[runner]["current"]) == (2, False)
     assert (found[second]["waiting"], found[second]["current"]) == (1, True)

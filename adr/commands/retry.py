@@ -1,0 +1,108 @@
+"""The command that queues jobs again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from adr import output, progressbar
+from adr.commands.base import command
+from adr.current import runner_of
+from adr.options import Arguments
+
+if TYPE_CHECKING:
+    from adr.models import Job
+    from adr.retrying import RetryReport
+
+__all__ = ["adr_retry"]
+
+_SHOWN_JOBS = 5
+
+
+@command
+def adr_retry(given: Arguments) -> int:
+    """Queue jobs again that did not succeed.
+
+    Usage:
+      adr retry [options] [--] [<job>]...
+
+    A job is a label, a number, <batch>/<label>, or a glob of these in quotes. Those
+    that are named are retried if they have failed, are lost, or were cancelled;
+    without names and kinds, those that have failed.
+
+    Options:
+      --failed               Only jobs that have failed
+      --lost                 Only jobs that are lost, see adr status
+      --cancelled            Only jobs that were cancelled
+      --exit-code=N          Only jobs that have failed with this exit code; 128+n
+                             stands for signal n
+      --batch=BATCH          Only this batch
+      --attempts=N           Run a job that fails up to N times; without, as before
+      --timeout=S            End a job that runs longer than S seconds; without, as
+                             before
+      --force                Retry also jobs that are named and have succeeded
+      --dry-run              Show what would be retried, and stop
+      --json                 Print what is retried as JSON
+      <runner options>
+      <general options>
+    """
+    from adr import adr as core
+
+    runner = runner_of(given)
+    dry_run = given.flag("--dry-run")
+    with progressbar.progress(given.flag("--quiet")) as progress:
+        report = core.retry(
+            runner,
+            given.texts("<job>"),
+            given.text("--region"),
+            failed=given.flag("--failed"),
+            lost=given.flag("--lost"),
+            cancelled=given.flag("--cancelled"),
+            exit_code=given.whole("--exit-code", most=255),
+            batch=given.text("--batch"),
+            attempts=given.whole("--attempts"),
+            timeout=given.number("--timeout", "seconds"),
+            force=given.flag("--force"),
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if not given.flag("--quiet"):
+        for line in _lines(report, "would retry" if dry_run else "retrying"):
+            output.say(line)
+    if given.flag("--json"):
+        output.print_json({"runner": runner, "dry_run": dry_run, **report.to_dict()})
+    return 0
+
+
+def _lines(report: RetryReport, verb: str) -> Iterator[str]:
+    """Say what is retried, by batch, and what is not."""
+    kept = {job.id for job in report.resumed}
+    for batch, names in _by_batch(report.resumed).items():
+        yield f"went on with a retry of {_some(names)} of {batch}, which had been cut off"
+    for batch, names in _by_batch(job for job in report.jobs if job.id not in kept).items():
+        yield f"{verb} {_some(names)} of {batch}"
+    for batch, names in _by_batch(report.gone).items():
+        yield (
+            f"left out {_some(names)} of {batch}, whose inputs have been removed: repeat the "
+            f"adr queue or adr run that has made it"
+        )
+    if not report.jobs:
+        yield "nothing to retry"
+    counts = report.count_left()
+    if any(counts.values()):
+        parts = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+        hint = "; --force retries also what has succeeded" if counts["succeeded"] else ""
+        yield f"left alone: {parts}{hint}"
+
+
+def _by_batch(jobs: Iterable[Job]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        found.setdefault(job.batch, []).append(job.label)
+    return found
+
+
+def _some(names: list[str]) -> str:
+    """Count jobs and name the first of them."""
+    shown = output.plain(", ".join(names[:_SHOWN_JOBS]))
+    return f"{output.count(len(names), 'job')} ({shown}{', ...' * (len(names) > _SHOWN_JOBS)})"

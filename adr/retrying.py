@@ -1,0 +1,277 @@
+"""The functions of adr that queue jobs again: those that did not succeed, and dead letters.
+
+A retry raises the generation of its jobs, so that neither an order that cancelled them before
+nor a message of the earlier generation touches it. It is written down first, in a manifest of
+its own under the next free number: of two who retry at the same moment one gets that number,
+and the other looks again at what is left to retry. One that was cut off before its seal is
+finished by whoever retries next.
+
+They are part of the Python API, and to be had from `adr.adr` and from ``adr`` itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adr.errors import Conflict, RunnerGone, UsageError
+from adr.joblimits import check_limit
+from adr.keys import bundle_key, manifest_key, retry_name, retry_number
+from adr.manifest import manifest_bytes
+from adr.models import Job, JobState, new_id
+from adr.orders import read_orders
+from adr.progress import SILENT, Progress
+from adr.queueing import finish_sending
+from adr.runner import Runner, open_runner
+from adr.survey import JobView, Survey, choose_jobs
+
+__all__ = ["RetryReport", "retry"]
+
+_LEFT = {
+    "succeeded": (JobState.SUCCEEDED,),
+    "waiting": (JobState.QUEUED, JobState.UNACCOUNTED),
+    "running": (JobState.RUNNING,),
+}
+
+
+@dataclass(frozen=True)
+class RetryReport:
+    """Say which jobs were queued again, or would be."""
+
+    #: Each in its new generation.
+    jobs: tuple[Job, ...]
+    #: Those among them of retries that had been cut off.
+    resumed: tuple[Job, ...]
+    #: Jobs that were named and left alone, since they have succeeded, wait or run.
+    left: tuple[JobView, ...]
+    #: Jobs that were left alone since the inputs of their batch have been removed.
+    gone: tuple[Job, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "jobs": [_named(job) for job in self.jobs],
+            "resumed": len(self.resumed),
+            "left": self.count_left(),
+            "gone": dict(Counter(job.batch for job in self.gone)),
+        }
+
+    def count_left(self) -> dict[str, int]:
+        """Count the jobs that were left alone by why they were."""
+        counts = Counter(view.state for view in self.left)
+        return {name: sum(counts[state] for state in states) for name, states in _LEFT.items()}
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Say which of the jobs that were meant are to be retried."""
+
+    failed: bool
+    lost: bool
+    cancelled: bool
+    succeeded: bool
+    exit_code: int | None
+
+    def include(self, view: JobView) -> bool:
+        if view.state is JobState.FAILED:
+            if self.exit_code is None:
+                return self.failed
+            return view.record is not None and view.record.code == self.exit_code
+        return {
+            JobState.LOST: self.lost,
+            JobState.CANCELLED: self.cancelled,
+            JobState.SUCCEEDED: self.succeeded,
+        }.get(view.state, False)
+
+
+def retry(
+    runner_id: str,
+    jobs: Sequence[str] = (),
+    region_name: str | None = None,
+    *,
+    failed: bool = False,
+    lost: bool = False,
+    cancelled: bool = False,
+    exit_code: int | None = None,
+    batch: str | None = None,
+    attempts: int | None = None,
+    timeout: float | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> RetryReport:
+    """Queue jobs again that did not succeed, from what was written down when they were queued.
+
+    Jobs that are named are retried if they have failed, are lost, or were cancelled. Without
+    names, and without `failed`, `lost`, `cancelled` or `exit_code`, those that have failed are.
+    A retry that was cut off is finished first.
+
+    Parameters
+    ----------
+    runner_id : str
+        Runner ID
+    jobs : sequence of str, optional
+        Names, numbers or globs of jobs [default: all]
+    region_name : str, optional
+        Amazon region identifier
+    failed, lost, cancelled : bool, optional
+        Only jobs of these kinds.
+    exit_code : int, optional
+        Only jobs that have failed with this exit code, 128 + n for signal n.
+    batch : str, optional
+        Only jobs of this batch.
+    attempts : int, optional
+        How often each is run until it succeeds [default: as before]
+    timeout : float, optional
+        Seconds after which a job is ended and has failed [default: as before]
+    force : bool, optional
+        Retry jobs that are named even if they have succeeded [default: False]
+    dry_run : bool, optional
+        Only tell what would be done [default: False]
+    progress : Progress, optional
+        Told of the advance.
+
+    Raises
+    ------
+    UsageError
+        If there is no such batch or job, a value cannot be used, or the inputs of all these
+        jobs have been removed.
+    RunnerGone
+        If the runner takes no jobs.
+    """
+    names = [jobs] if isinstance(jobs, str) else list(jobs)
+    changes = _changes(attempts, timeout)
+    if exit_code is not None and not 1 <= exit_code <= 255:
+        raise UsageError(f"exit_code is {exit_code}: give one from 1 to 255")
+    if force and not names:
+        raise UsageError("only jobs that are named are retried although they succeeded: name them")
+    chosen = failed or lost or cancelled or exit_code is not None
+    kinds = _Kinds(
+        failed=failed or not chosen,
+        lost=lost or bool(names and not chosen),
+        cancelled=cancelled or bool(names and not chosen),
+        succeeded=force and not chosen,
+        exit_code=exit_code,
+    )
+    runner = open_runner(runner_id, region_name)
+    runner.ledger.send([])
+    survey = Survey(runner)
+    status = survey.status(batch)
+    if survey.is_destroyed:
+        raise RunnerGone(f"the runner {runner.id} has been destroyed, only its results are left")
+    meant = choose_jobs(status.jobs, names)
+    views = [view for view in meant if kinds.include(view)]
+    kept = [] if dry_run else _finish_retries(runner, survey, batch, progress)
+    done: list[Job] = []
+    gone: list[Job] = []
+    for name, some in _by_batch(views).items():
+        if not _has_inputs(runner, name):
+            gone += [view.job for view in some]
+        elif dry_run:
+            done += _raised(some, changes)
+        else:
+            done += _retry(runner, survey, name, some, changes, progress)
+    if gone and not done and not kept:
+        raise UsageError(
+            f"the inputs of {gone[0].batch} have been removed: repeat the adr queue or adr run "
+            f"that has made it, which runs again what did not succeed"
+        )
+    left = [view for view in meant if names and _is_left(view) and not kinds.include(view)]
+    return RetryReport((*kept, *done), tuple(kept), tuple(left), tuple(gone))
+
+
+def _changes(attempts: int | None, timeout: float | None) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if attempts is not None:
+        changes["attempts"] = check_limit("attempts", attempts)
+    if timeout is not None:
+        changes["timeout_s"] = check_limit("timeout", timeout)
+    return changes
+
+
+def _finish_retries(
+    runner: Runner, survey: Survey, batch: str | None, progress: Progress
+) -> list[Job]:
+    """Send what is left of retries that were cut off; return those not called off since."""
+    unsealed = {
+        name: manifest
+        for name, manifest in survey.unsealed.items()
+        if retry_number(name) and batch in (None, manifest.batch)
+    }
+    if not unsealed:
+        return []
+    orders = read_orders(runner.store)
+    found: list[Job] = []
+    for name, manifest in unsealed.items():
+        if manifest.batch not in orders.destroyed_batches:
+            finish_sending(runner, name, manifest.jobs, progress, again=True)
+            found += [job for job in manifest.jobs if not orders.against(job)]
+    return found
+
+
+def _retry(
+    runner: Runner,
+    survey: Survey,
+    batch: str,
+    views: Sequence[JobView],
+    changes: dict[str, Any],
+    progress: Progress,
+) -> list[Job]:
+    """Queue jobs of one batch again, but those that somebody else retries at the same moment."""
+    while views:
+        jobs = _raised(views, changes)
+        name = retry_name(batch, survey.retries(batch) + 1)
+        # There is no root; what stands there tells our manifest from that of another.
+        body = manifest_bytes(
+            jobs,
+            root=f"{name} {new_id()}",
+            created=time.time(),
+            bundle_bytes=0,
+            unpacked_bytes=0,
+        )
+        try:
+            runner.store.write(manifest_key(name), body, if_absent=True)
+        except Conflict:
+            # Ours after all, where the answer to an earlier try of the same write was lost.
+            if runner.store.read(manifest_key(name)).body != body:
+                now = {view.job.id: view for view in survey.status(batch).jobs}
+                views = [view for view in views if now.get(view.job.id) == view]
+                continue
+        finish_sending(runner, name, jobs, progress)
+        return jobs
+    return []
+
+
+def _raised(views: Iterable[JobView], changes: dict[str, Any]) -> list[Job]:
+    return [replace(each.job, generation=each.job.generation + 1, **changes) for each in views]
+
+
+def _by_batch(views: Iterable[JobView]) -> dict[str, list[JobView]]:
+    found: dict[str, list[JobView]] = {}
+    for view in views:
+        found.setdefault(view.job.batch, []).append(view)
+    return found
+
+
+def _has_inputs(runner: Runner, batch: str) -> bool:
+    """Tell whether jobs of a batch can be run: whether it is not called off and has its bundle."""
+    if batch in read_orders(runner.store).destroyed_batches:
+        return False
+    key = bundle_key(batch)
+    return any(entry.key == key for entry in runner.store.list(key))
+
+
+def _is_left(view: JobView) -> bool:
+    return any(view.state in states for states in _LEFT.values())
+
+
+def _named(job: Job) -> dict[str, Any]:
+    return {
+        "batch": job.batch,
+        "index": job.index,
+        "label": job.label,
+        "generation": job.generation,
+    }
