@@ -79,6 +79,8 @@ class Answer:
     status: int = 200
     body: bytes = b""
     headers: Headers = field(default_factory=list)
+    #: How much of the body is held back when the connection is cut.
+    missing_bytes: int = 0
 
     def json(self) -> Any:
         return json.loads(self.body or b"{}")

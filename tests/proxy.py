@@ -17,6 +17,7 @@ import re
 import socket
 import threading
 from collections import Counter
+from dataclasses import replace
 
 from tests.aws_calls import Answer, Call, error_answer
 from tests.aws_limits import refusal
@@ -166,6 +167,32 @@ class Proxy:
         """Cut the connection without doing the work."""
         return self.before(which, lambda call: DROP, key=key, times=times, p=p)
 
+    def truncate(
+        self, which: Which, times: int | None = None, *, key: str | None = None, p: float = 1.0
+    ) -> Rule:
+        """Cut the connection in the middle of a body that was promised to be longer."""
+
+        def cut_short(call: Call) -> Answer | None:
+            if not (_is_content(call) and call.answer):
+                return FORWARD
+            return replace(call.answer, missing_bytes=(1 + len(call.answer.body)) // 2)
+
+        return self.after(which, cut_short, key=key, times=times, p=p)
+
+    def corrupt(
+        self, which: Which, times: int | None = None, *, key: str | None = None, p: float = 1.0
+    ) -> Rule:
+        """Change one byte of a body, and not its checksum."""
+
+        def change(call: Call) -> Answer | None:
+            if not (_is_content(call) and call.answer):
+                return FORWARD
+            body = bytearray(call.answer.body)
+            body[len(body) // 2] ^= 1
+            return replace(call.answer, body=bytes(body))
+
+        return self.after(which, change, key=key, times=times, p=p)
+
     def delay_late(
         self,
         which: Which,
@@ -269,7 +296,10 @@ class Proxy:
                     answer = self._handle(call, upstream)
                     if isinstance(answer, Dropped):
                         return
-                    client.sendall(answer_bytes(call, answer))
+                    data = answer_bytes(call, answer)
+                    client.sendall(data[: len(data) - answer.missing_bytes])
+                    if answer.missing_bytes:
+                        return
                     if call.lower.get("connection", "").lower() == "close":
                         return
         except (OSError, ValueError):
@@ -323,3 +353,8 @@ class Proxy:
             return self._forward(call, upstream)
         finally:
             upstream.close()
+
+
+def _is_content(call: Call) -> bool:
+    """Tell whether a call was answered with what it asked for, and not with an error or nothing."""
+    return call.answer is not None and call.answer.status in (200, 206) and bool(call.answer.body)
