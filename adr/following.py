@@ -244,7 +244,7 @@ class _Follower:
         """Go on with another attempt, and say so if this is not the first one."""
         past = self._parts.attempt
         if past:
-            fate = "ended with its worker" if self._parts.length is None else "has ended"
+            fate = "ended with its worker" if self._parts.length is None else "is repeated"
             self._tell(
                 f"attempt {past} of {self._job.name} {fate}: "
                 f"attempt {attempt} follows, from its first byte"

@@ -6,6 +6,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from adr import following
 from adr.errors import Denied
 from adr.keys import FOLLOWED, FOLLOWS, followed_key, followed_prefix
 from adr.models import Job, JobRecord, JobState, Lease, Outcome
-from adr.orders import Follow, order_following
+from adr.orders import Follow, order_cancelling, order_following
 from adr.runner import open_runner
 from adr.stores.directory import DirectoryStore
 from adr.survey import Survey
@@ -222,7 +224,7 @@ class Hall:
 
     def between_looks(self, *steps: Callable[[], None]) -> None:
         """Let these happen while whoever follows sleeps, one after the other."""
-        left = iter(steps)
+        left = chain(steps, repeat(partial(time.sleep, 0.05)))
         clocks = SimpleNamespace(sleep=lambda _: next(left)(), monotonic=time.monotonic)
         self._patch.setattr(following, "time", clocks)
 
@@ -231,6 +233,11 @@ class Hall:
         [order] = self.store.list(FOLLOWS)
         prefix = FOLLOWED + order.key.removeprefix(FOLLOWS) + "/"
         self.store.write(followed_key(prefix, self.lease.attempt, offset, end=end), body)
+
+    def settle(self, lease: Lease, state: JobState, **about: Any) -> None:
+        """Record what became of a job."""
+        record = JobRecord.of(lease.job, lease.attempt, state, **about)
+        self.runner.ledger.settle([Outcome(lease, record)])
 
     def left(self) -> list[str]:
         return [each.key for top in (FOLLOWS, FOLLOWED) for each in self.store.list(top)]
@@ -255,9 +262,7 @@ def test_what_overlaps_is_heard_once_and_what_is_missing_comes_from_the_record(h
     def end() -> None:
         hall.put(16, b"", end=True)
         hall.store.write("_logs/whole", b"abcdefghijklmnop")
-        attempt, failed = hall.lease.attempt, JobState.FAILED
-        record = JobRecord.of(hall.job, attempt, failed, "exit code 3", log="_logs/whole")
-        hall.runner.ledger.settle([Outcome(hall.lease, record)])
+        hall.settle(hall.lease, JobState.FAILED, reason="exit code 3", log="_logs/whole")
 
     hall.between_looks(parts, again, end)
     # when
@@ -266,6 +271,46 @@ def test_what_overlaps_is_heard_once_and_what_is_missing_comes_from_the_record(h
     assert heard == [b"abc", b"def", b"gh", b"ijklmnop"]
     assert hall.told == [f"{hall.job.name} has failed: exit code 3"]
     assert hall.left() == []
+
+
+def test_a_job_that_was_queued_again_meanwhile_is_heard_to_its_end(hall: Hall) -> None:
+    # given a job that fails and is queued again before anybody has looked at its record
+    def fail() -> None:
+        hall.put(0, b"abc")
+        hall.put(4, b"", end=True)
+        hall.settle(hall.lease, JobState.FAILED, tail="abcd")
+        adr.retry(hall.runner.id)
+
+    hall.between_looks(fail)
+    # when
+    heard = b"".join(hall.output)
+    # then
+    assert heard == b"abcd"
+    first, _ = hall.told
+    assert first == f"{hall.job.name} has been queued again: adr logs -f follows its next run"
+
+
+def test_the_next_run_of_a_job_that_will_have_no_record_is_followed_as_well(hall: Hall) -> None:
+    # given a job that is cancelled and queued again at once
+    def again() -> None:
+        hall.put(0, b"abc")
+        hall.put(3, b"", end=True)
+        order_cancelling(hall.store, [hall.job])
+        adr.retry(hall.runner.id, cancelled=True)
+
+    # and run once more
+    def settle() -> None:
+        [lease] = hall.runner.ledger.receive(1, 1)
+        hall.settle(lease, JobState.SUCCEEDED, tail="once more")
+
+    hall.between_looks(again, settle)
+    # when
+    heard = list(hall.output)
+    # then
+    assert heard == [b"abc", b"once more"]
+    first, second = hall.told
+    assert first == f"{hall.job.name} has been queued again: its next run is followed as well"
+    assert "is repeated: attempt" in second
 
 
 def test_what_killed_readers_have_left_is_swept_and_nothing_of_others(
