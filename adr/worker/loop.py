@@ -206,8 +206,12 @@ class Worker:
             )
             for number in range(1, self._crew.size + 1)
         ]
-        # Before anything is leased: others must not take this worker for a dead one.
-        self._heartbeat.begin()
+        try:
+            # Before anything is leased: others must not take this worker for a dead one.
+            self._heartbeat.begin()
+        except BaseException:
+            self._place.remove()
+            raise
         self._outbox.start()
         ending = self._ending
         keepers = [
@@ -303,7 +307,7 @@ class Worker:
                     self._refusal = error
                     ending.set()
                 elif isinstance(error, AdrError):
-                    _log.warning("%s; trying again in %.0f s", error, pause_s)
+                    _log.warning("%s; trying again in %g s", error, pause_s)
                     ending.wait(pause_s)
                     pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
                 else:

@@ -254,7 +254,7 @@ class Outbox:
                 if self._hurried.is_set() and not self._abandoned.is_set():
                     _log.warning("%s", error)
                     raise _GivenUp from error
-                _log.warning("%s; trying again in %.0f s", error, pause_s)
+                _log.warning("%s; trying again in %g s", error, pause_s)
                 self._hurried.wait(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
         raise RunnerGone("this worker has been ended")
