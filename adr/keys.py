@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "followed_prefix",
     "heartbeat_key",
     "install_key",
+    "is_batch",
     "journal_key",
     "journal_prefix",
     "log_key",
@@ -99,7 +101,16 @@ FOLLOWED = LOGS + "followed/"
 
 _LONGEST_SEGMENT_BYTES = 200
 _LONGEST_NAME_BYTES = 800
+_BATCH = re.compile(r"[^/\0._][^/\0]*")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@, ()'!")
+
+
+def is_batch(text: str) -> bool:
+    """Tell whether a text can be the id of a batch, and so name a folder and begin a key.
+
+    Names of adr's own begin with a dot or an underscore.
+    """
+    return 0 < len(text) <= _LONGEST_SEGMENT_BYTES and _BATCH.fullmatch(text) is not None
 
 
 def bundle_key(batch: str) -> str:
@@ -142,7 +153,8 @@ def batch_of(name: str) -> str:
 
 def retry_number(name: str) -> int:
     """Return which retry of its batch a name in the keys of manifests stands for; 0: none."""
-    return int(name.partition("~")[2] or 0)
+    number = name.partition("~")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def sent_key(batch: str) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adr.errors import AdrError
+from adr.documents import known_fields, reading
+from adr.keys import BATCHES, MANIFEST, batch_of
 from adr.models import SCHEMA, Job, check_schema, parse_time, time_text
 
 __all__ = [
@@ -24,6 +25,11 @@ __all__ = [
     "manifest_bytes",
     "read_manifest",
 ]
+
+
+_PIECE_BYTES = 1 << 20
+#: A job goes into a message, which holds 1 MiB.
+_LONGEST_LINE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -85,28 +91,50 @@ def manifest_bytes(
     return b"".join([*lines, packer.flush()])
 
 
-def read_manifest(body: bytes) -> Manifest:
-    """Read what `manifest_bytes` wrote.
+def read_manifest(body: bytes, key: str) -> Manifest:
+    """Read what `manifest_bytes` wrote, from the object `key`.
 
     Raises
     ------
     AdrError
-        If it is broken or a newer adr wrote it.
+        If it is broken, that of another batch, or a newer adr wrote it.
     """
-    try:
-        header, *jobs = map(json.loads, zlib.decompress(body, wbits=31).splitlines())
-        check_schema(header, "the manifest")
+    what = f"the manifest {key}"
+    with reading(what):
+        lines = _unpacked(body)
+        header = json.loads(next(lines, b""))
+        check_schema(header, what)
         manifest = Manifest(
-            batch=header["batch"],
-            created=parse_time(header["created"]) or 0.0,
-            root=header["root"],
-            bundle_bytes=header["bundle_bytes"],
-            unpacked_bytes=header["unpacked_bytes"],
-            jobs=tuple(map(Job.from_dict, jobs)),
+            **known_fields(
+                Manifest,
+                {
+                    **header,
+                    "created": parse_time(header["created"]) or 0.0,
+                    "jobs": tuple(Job.from_dict(json.loads(line)) for line in lines),
+                },
+            )
         )
-        complete = header["count"] == len(jobs)
-    except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AdrError(f"the manifest of a batch is broken: {error}") from error
-    if not complete:
-        raise AdrError(f"the manifest of {manifest.batch} is broken: jobs are missing")
-    return manifest
+        if batch_of(key.removeprefix(BATCHES).removesuffix(MANIFEST)) != manifest.batch:
+            raise ValueError(f"it is that of the batch {manifest.batch!r:.50}")
+        if {job.batch for job in manifest.jobs} - {manifest.batch}:
+            raise ValueError("it has jobs of another batch")
+        if header["count"] != len(manifest.jobs):
+            raise ValueError("jobs are missing")
+        return manifest
+
+
+def _unpacked(body: bytes) -> Iterator[bytes]:
+    """Yield the lines, and never hold more than one that is too long to be one."""
+    unpacker = zlib.decompressobj(wbits=31)
+    line = b""
+    while not unpacker.eof:
+        piece = unpacker.decompress(body, _PIECE_BYTES)
+        body = unpacker.unconsumed_tail
+        if not piece and not body and not unpacker.eof:
+            raise ValueError("it is cut off")
+        *whole, line = (line + piece).split(b"\n")
+        yield from whole
+        if len(line) > _LONGEST_LINE_BYTES:
+            raise ValueError(f"a line is longer than {_LONGEST_LINE_BYTES:,} bytes")
+    if line:
+        yield line

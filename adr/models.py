@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from adr.documents import known_fields, reading
 from adr.errors import AdrError
+from adr.keys import is_batch
 
 __all__ = [
     "CRASH_LIMIT",
@@ -176,13 +178,18 @@ class Job:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Job:
         """Read what `to_dict` wrote; unknown fields are ignored."""
-        check_schema(data, "the job message")
-        known = {spec.name for spec in fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        values["store"] = tuple(values.get("store", ()))
-        values["retry_on"] = tuple(values.get("retry_on", ()))
-        values["env"] = tuple(sorted(dict(values.get("env", {})).items()))
-        return cls(**values)
+        what = "the job message"
+        check_schema(data, what)
+        with reading(what):
+            values = {**data}
+            values["store"] = tuple(values.get("store", ()))
+            values["retry_on"] = tuple(values.get("retry_on", ()))
+            values["env"] = tuple(sorted(dict(values.get("env", {})).items()))
+            job = cls(**known_fields(cls, values))
+            if not is_batch(job.batch):
+                # Folders of workers are called like it.
+                raise ValueError(f"its batch is {job.batch!r:.50}, which can be the name of none")
+            return job
 
 
 @dataclass(frozen=True)
@@ -297,15 +304,18 @@ class JobRecord:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobRecord:
         """Read what `to_dict` wrote; unknown fields are ignored."""
-        check_schema(data, "the job record")
-        known = {spec.name for spec in fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        values["state"] = JobState(values["state"])
-        values["results"] = tuple(ResultFile(**each) for each in values.get("results", ()))
-        values["notes"] = tuple(values.get("notes", ()))
-        for key in _TIMES:
-            values[key] = parse_time(values.get(key))
-        return cls(**values)
+        what = "the job record"
+        check_schema(data, what)
+        with reading(what):
+            values = {**data}
+            values["state"] = JobState(values["state"])
+            values["results"] = tuple(
+                ResultFile(**known_fields(ResultFile, each)) for each in values.get("results", ())
+            )
+            values["notes"] = tuple(values.get("notes", ()))
+            for key in _TIMES:
+                values[key] = parse_time(values.get(key))
+            return cls(**known_fields(cls, values))
 
 
 _TIMES = ("leased_at", "started_at", "ended_at", "stored_at")
@@ -379,15 +389,17 @@ class WorkerInfo:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> WorkerInfo:
         """Read what `to_dict` wrote; unknown fields are ignored."""
-        check_schema(data, "the heartbeat of a worker")
-        known = {spec.name for spec in fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        values["started_at"] = parse_time(values["started_at"])
-        values["running"] = tuple(
-            SlotInfo(**{**slot, "started_at": parse_time(slot["started_at"])})
-            for slot in values.get("running", ())
-        )
-        return cls(**values)
+        what = "the heartbeat of a worker"
+        check_schema(data, what)
+        with reading(what):
+            values = {**data}
+            values["started_at"] = parse_time(values["started_at"])
+            running = [
+                {**slot, "started_at": parse_time(slot["started_at"])}
+                for slot in values.get("running", ())
+            ]
+            values["running"] = tuple(SlotInfo(**known_fields(SlotInfo, each)) for each in running)
+            return cls(**known_fields(cls, values))
 
 
 _PREFERENCE = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.CANCELLED: 2}

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adr.errors import AdrError, NotFound
+from adr.documents import reading
+from adr.errors import NotFound
 from adr.keys import CONTROL, FOLLOWS, TOMBSTONE
 from adr.models import SCHEMA, Job, check_schema, new_id, time_text
 from adr.stores.base import ObjectStore
@@ -174,17 +175,16 @@ def _order(**about: Any) -> bytes:
 
 
 def _spans(body: bytes) -> dict[str, tuple[_Span, ...]]:
-    try:
+    what = "an order to cancel jobs"
+    with reading(what):
         data = json.loads(body)
-        check_schema(data, "an order to cancel jobs")
+        check_schema(data, what)
         return {
             batch: tuple(
                 (int(first), int(last), int(generation)) for first, last, generation in some
             )
             for batch, some in data["batches"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AdrError(f"an order to cancel jobs is broken: {error}") from error
 
 
 def _covers(spans: tuple[_Span, ...], job: Job) -> bool:

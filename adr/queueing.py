@@ -20,6 +20,7 @@ from pathlib import Path
 
 from adr.batch import BatchPlan, new_batch_id
 from adr.bundle import write_bundle
+from adr.documents import reading
 from adr.errors import AdrError, Conflict, NotFound, RunnerGone
 from adr.history import Key, Known, Wanted, known_jobs
 from adr.keys import (
@@ -281,8 +282,10 @@ def _finish_queueing(
 
 
 def _sent(runner: Runner, batch: str) -> int:
+    key = sent_key(batch)
     try:
-        return int(json.loads(runner.store.read(sent_key(batch)).body)["sent"])
+        with reading(f"the note {key}"):
+            return max(0, int(json.loads(runner.store.read(key).body)["sent"]))
     except NotFound:
         return 0
 

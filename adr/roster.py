@@ -24,7 +24,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from adr.errors import AdrError, NotFound
+from adr.documents import reading
+from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
 from adr.keys import LIVE, heartbeat_key
 from adr.models import WorkerInfo
 from adr.stores.base import Document, ObjectStore
@@ -56,11 +57,23 @@ class WorkerLocks:
         self._guard = threading.Lock()
 
     def hold(self, worker: str) -> None:
-        """Take the lock of `worker` until `drop` or the end of this process; idempotent."""
+        """Take the lock of `worker` until `drop` or the end of this process; idempotent.
+
+        Raises
+        ------
+        RunnerGone, ServiceError
+            If it cannot be made.
+        """
         with self._guard:
             if worker in self._mine:
                 return
-            handle = os.open(self._path(worker), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            path = self._path(worker)
+            try:
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError as error:
+                raise RunnerGone(f"there is no runner at {self._directory.parent}") from error
+            except OSError as error:
+                raise ServiceError(f"cannot make {path}: {error.strerror}") from error
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._mine[worker] = handle
 
@@ -189,16 +202,17 @@ class Roster:
     def alive(self) -> list[WorkerInfo]:
         """Read the heartbeats of all living workers, in the order of their start."""
         infos = []
-        for document in self._read([entry.key for entry in self._store.list(LIVE)]).values():
-            info = WorkerInfo.from_dict(json.loads(document.body))
-            if not info.left and self._lives(info.worker, document):
+        found = self._read([entry.key for entry in self._store.list(LIVE)])
+        for document in found.values():
+            info = _told(document)
+            if info is not None and not info.left and self._lives(info.worker, document):
                 infos.append(info)
         return sorted(infos, key=lambda info: (info.started_at, info.worker))
 
     def heard_of(self) -> set[str]:
         """Return the hosts of all workers whose heartbeat is kept, also of those that left."""
         found = self._read([entry.key for entry in self._store.list(LIVE)])
-        return {WorkerInfo.from_dict(json.loads(each.body)).host for each in found.values()}
+        return {info.host for each in found.values() if (info := _told(each)) is not None}
 
     def _lives(self, worker: str, heartbeat: Document) -> bool:
         if self._locks is not None:
@@ -245,6 +259,21 @@ class Roster:
             return {key: document for key, document in documents if document is not None}
 
 
+def _told(heartbeat: Document) -> WorkerInfo | None:
+    """Return what a heartbeat tells; None where it tells nothing to this adr."""
+    try:
+        with reading("a heartbeat"):
+            return WorkerInfo.from_dict(json.loads(heartbeat.body))
+    except AdrError as error:
+        _log.warning("passed over a worker: %s", error)
+        return None
+
+
 def _has_left(heartbeat: Document) -> bool:
     """Tell whether this is a last heartbeat, also one that a newer adr has written."""
-    return bool(json.loads(heartbeat.body).get("left"))
+    try:
+        with reading("a heartbeat"):
+            return bool(json.loads(heartbeat.body).get("left"))
+    except AdrError as error:
+        _log.debug("%s", error)
+        return False

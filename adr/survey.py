@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from adr.errors import NotFound, RunnerGone, ServiceError, UsageError
+from adr.documents import reading
+from adr.errors import AdrError, NotFound, RunnerGone, ServiceError, UsageError
 from adr.keys import (
     BATCHES,
     MANIFEST,
@@ -30,12 +32,15 @@ from adr.keys import (
     unaccounted_key,
     unsealed_names,
 )
+from adr.ledgers.base import DeadLetters
 from adr.manifest import Manifest, jobs_of, read_manifest
 from adr.models import SCHEMA, Job, JobId, JobRecord, JobState, WorkerInfo, visible
 from adr.orders import OrderBook
 from adr.runner import Runner
 
 __all__ = ["BatchStatus", "Counts", "JobView", "Status", "Survey", "choose_jobs", "pick_jobs"]
+
+_log = logging.getLogger(__name__)
 
 _DAY_S = 24 * 3600.0
 #: How long before a queue forgets a job we begin to say so.
@@ -184,7 +189,7 @@ class Survey:
                 with ThreadPoolExecutor(_READERS) as pool:
                     documents = pool.map(self._runner.store.read, fresh)
                     for key, document in zip(fresh, documents, strict=True):
-                        self._manifests[key] = read_manifest(document.body)
+                        self._manifests[key] = read_manifest(document.body, key)
             found: dict[str, list[Manifest]] = {}
             # Ids tell the minute only: of two batches in one, they do not tell the older.
             for manifest in sorted(
@@ -221,11 +226,12 @@ class Survey:
 
     def is_being_queued(self) -> bool:
         """Tell whether somebody may be sending the jobs of a batch right now."""
-        newest = time.time() - _SENDING_S
+        now = time.time()
         manifests = self.manifests()
         called_off = self._orders.read().destroyed_batches
         return any(
-            not self.is_sealed(batch) and parts[-1].created > newest
+            # Nor was it made in the future, if clocks have been set or differ that much.
+            not self.is_sealed(batch) and abs(now - parts[-1].created) < _SENDING_S
             for batch, parts in manifests.items()
             if batch not in called_off
         )
@@ -286,6 +292,7 @@ class Survey:
             gone = orders.destroyed
         except RunnerGone:
             empty, gone = False, True
+        dead = 0 if gone else _count_dead(runner)
         # After the queue, so that no job can be in neither.
         decided = visible(runner.ledger.records(manifests))
         running = {
@@ -323,6 +330,11 @@ class Survey:
         if ending:
             verb = "job is" if ending == 1 else "jobs are"
             status.notes.append(f"{ending} cancelled {verb} about to be ended by the workers")
+        if dead:
+            status.notes.append(
+                f"the queue has given up {_messages(dead)} that came back too often: "
+                f"adr failures --dead lists them, adr retry --dead sends them again"
+            )
         if orders.paused:
             status.notes.append("the runner is paused, and nothing begins: adr resume")
         elif status.totals.queued and not workers:
@@ -339,12 +351,21 @@ class Survey:
         if not missing and key not in self._noted:
             return views
         store = self._runner.store
-        try:
-            known = json.loads(store.read(key).body)["since"] if key in self._noted else {}
-        except NotFound:
-            known = {}
+        known: dict[str, float] = {}
+        if key in self._noted:
+            try:
+                with reading(f"the note {key}"):
+                    found = json.loads(store.read(key).body)["since"]
+                    known = {index: float(since) for index, since in found.items()}
+            except (RunnerGone, ServiceError):
+                raise
+            except NotFound:
+                pass
+            except AdrError as error:
+                _log.warning("%s: it is written anew", error)
         now = time.time()
-        since = {index: known.get(index, now) for index in missing}
+        # A look cannot have been later than this one: its clock was ahead, or set back since.
+        since = {index: min(known.get(index, now), now) for index in missing}
         if since != known:
             # Who may only read is not to be kept from looking.
             with suppress(ServiceError):
@@ -401,6 +422,18 @@ def pick_jobs(views: Sequence[JobView], pattern: str) -> list[JobView]:
 
 def _is_decided(job: Job, record: JobRecord | None) -> bool:
     return record is not None and record.generation >= job.generation
+
+
+def _count_dead(runner: Runner) -> int:
+    """Count the messages that the queue has given up, where it does and lets us know."""
+    if isinstance(runner.ledger, DeadLetters):
+        with suppress(ServiceError, RunnerGone):
+            return runner.ledger.count_dead()
+    return 0
+
+
+def _messages(number: int) -> str:
+    return "1 message" if number == 1 else f"{number:,} messages"
 
 
 def _jobs_wait(number: int) -> str:

@@ -23,9 +23,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from adr.clock import boot_time
+from adr.documents import reading
 from adr.errors import AdrError, RunnerGone, ServiceError
-from adr.ledgers.base import lost_too_often
+from adr.ledgers.base import DeadLetter, lost_too_often
 from adr.ledgers.cards import Card, Cards
+from adr.ledgers.deadletters import count_dead, look_at_dead, revive
 from adr.ledgers.journal import Journal, JournalReader
 from adr.ledgers.sqs import Message, MessageQueue
 from adr.models import Depth, Job, JobId, JobRecord, Lease, Outcome, new_id
@@ -141,9 +143,10 @@ class AwsLedger:
         try:
             for message in messages:
                 try:
-                    data = json.loads(message.body)
-                    job = Job.from_dict(data)
-                except (AdrError, ValueError, TypeError, KeyError) as error:
+                    with reading("the message"):
+                        data = json.loads(message.body)
+                        job = Job.from_dict(data)
+                except AdrError as error:
                     _log.warning("left a message that is not a job in the queue: %s", error)
                     continue
                 with self._guard:
@@ -178,7 +181,14 @@ class AwsLedger:
             in_time = boot_time() < hold.lease.deadline
             hold.begun = True
             needs_card = hold.carded or not lease.ordinary
-            if in_time and (not needs_card or self._write_card(hold)):
+            try:
+                may_begin = in_time and (not needs_card or self._write_card(hold))
+            except (RunnerGone, ServiceError):
+                raise
+            except AdrError as error:
+                _log.warning("left %s in the queue: %s", lease.job.name, error)
+                may_begin = False
+            if may_begin:
                 begun.append(lease)
             else:
                 self._drop(lease)
@@ -209,7 +219,7 @@ class AwsLedger:
         for hold in holds:
             # Whatever follows: nobody speaks of it again, so its next delivery has to count.
             self._drop(hold.lease)
-        trouble: ServiceError | None = None
+        trouble: AdrError | None = None
         shown = []
         for hold in holds:
             lease = hold.lease
@@ -217,7 +227,9 @@ class AwsLedger:
                 step = partial(_end, lease=lease, failed=failed, note=note)
                 try:
                     self._cards.change(lease.job, step)
-                except ServiceError as error:
+                except RunnerGone:
+                    raise
+                except AdrError as error:
                     trouble = error
                     continue
             if boot_time() < lease.deadline:
@@ -259,6 +271,18 @@ class AwsLedger:
     def depth(self) -> Depth:
         """Count the messages, approximately."""
         return self._queue.depth()
+
+    def count_dead(self) -> int:
+        """Count the messages in the dead-letter queue, approximately."""
+        return count_dead(self._queue)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Receive all of them, and show them again."""
+        return look_at_dead(self._queue)
+
+    def revive(self) -> list[DeadLetter]:
+        """Receive all of them, send the jobs again, then delete those that were sent."""
+        return revive(self._queue)
 
     def records(self, batches: Iterable[str]) -> list[JobRecord]:
         """Read the journal; only what has changed since the last call is fetched."""
@@ -415,7 +439,13 @@ class AwsLedger:
         return True
 
     def _card_is_ours(self, hold: _Hold) -> bool:
-        return self._cards.read(hold.lease.job).attempt == hold.lease.attempt
+        try:
+            return self._cards.read(hold.lease.job).attempt == hold.lease.attempt
+        except (RunnerGone, ServiceError):
+            raise
+        except AdrError as error:
+            _log.warning("%s is held by nobody any more: %s", hold.lease.job.name, error)
+            return False
 
     def _is_others(self, card: Card) -> bool:
         """Tell whether another worker that lives holds the job."""

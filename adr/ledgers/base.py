@@ -14,11 +14,19 @@ begun in a way that outlives the worker.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from adr.models import Depth, Job, JobRecord, JobState, Lease, Outcome
 
-__all__ = ["LONGEST_DELAY_S", "Forgetting", "Ledger", "lost_too_often"]
+__all__ = [
+    "LONGEST_DELAY_S",
+    "DeadLetter",
+    "DeadLetters",
+    "Forgetting",
+    "Ledger",
+    "lost_too_often",
+]
 
 #: Longest time in seconds for which a job that is given back may be held back.
 LONGEST_DELAY_S = 900.0
@@ -115,4 +123,33 @@ class Forgetting(Protocol):
         """Remove jobs and records of a batch, and take none of it any more; idempotent.
 
         Leases on its jobs are lost, and outcomes of them dropped.
+        """
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """Show a message that the queue has given up, since it came back too often."""
+
+    #: Id of the message.
+    id: str
+    #: The job; None where the message cannot be read.
+    job: Job | None
+    #: Why it cannot be read; empty where it can.
+    trouble: str = ""
+
+
+@runtime_checkable
+class DeadLetters(Protocol):
+    """A capability of ledgers whose queue gives up what comes back too often."""
+
+    def count_dead(self) -> int:
+        """Count the messages that were given up, approximately; at most one call."""
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the messages that were given up, and leave them where they are."""
+
+    def revive(self) -> list[DeadLetter]:
+        """Queue the jobs among them again, as ``send(again=True)`` does, and remove those.
+
+        Returns all that were found. May be cut off and repeated.
         """

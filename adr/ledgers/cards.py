@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
+from adr.documents import known_fields, reading
 from adr.errors import Conflict, NotFound
 from adr.keys import card_key
 from adr.models import SCHEMA, Job, check_schema
@@ -106,12 +107,11 @@ class Cards:
             document = self._store.read(card_key(job.batch, job.index))
         except NotFound:
             return Card(job.generation), None
-        data = json.loads(document.body)
-        check_schema(data, f"the card of {job.name}")
-        known = {spec.name for spec in fields(Card)}
-        values = {key: value for key, value in data.items() if key in known}
-        values["notes"] = tuple(values.get("notes", ()))
-        card = Card(**values)
+        what = f"the card of {job.name}"
+        with reading(what):
+            data = json.loads(document.body)
+            check_schema(data, what)
+            card = Card(**known_fields(Card, {**data, "notes": tuple(data.get("notes", ()))}))
         if card.generation < job.generation:
             card = Card(job.generation)
         return card, document.etag

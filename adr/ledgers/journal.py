@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 
+from adr.documents import reading
 from adr.errors import Conflict, NotFound
 from adr.keys import journal_key, journal_prefix
 from adr.models import JobRecord
@@ -148,5 +149,6 @@ class JournalReader:
             document = self._store.read(key)
         except NotFound:
             return "", []
-        lines = document.body.splitlines()
-        return document.etag, [JobRecord.from_dict(json.loads(line)) for line in lines]
+        with reading(f"the journal {key}"):
+            lines = document.body.splitlines()
+            return document.etag, [JobRecord.from_dict(json.loads(line)) for line in lines]

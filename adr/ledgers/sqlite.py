@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from adr.documents import reading
 from adr.errors import RunnerGone, ServiceError
 from adr.ledgers.base import LONGEST_DELAY_S, lost_too_often
 from adr.models import SCHEMA, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
@@ -212,7 +213,8 @@ class SqliteLedger:
                 for batch in batches
                 for (body,) in db.execute("SELECT body FROM records WHERE batch = ?", (batch,))
             ]
-        return [JobRecord.from_dict(json.loads(body)) for body in rows]
+        with reading(f"a record in the database {self._path}"):
+            return [JobRecord.from_dict(json.loads(body)) for body in rows]
 
     def forget(self, batch: str) -> None:
         """Remove jobs and records of a batch; a worker that runs one of them loses its lease."""
@@ -361,5 +363,6 @@ class SqliteLedger:
 
 def _read_body(body: str) -> tuple[Job, tuple[str, ...]]:
     """Return a job, and what was noted about it since."""
-    data = json.loads(body)
-    return Job.from_dict(data), tuple(data.get("notes", ()))
+    with reading("a job in the database"):
+        data = json.loads(body)
+        return Job.from_dict(data), tuple(data.get("notes", ()))

@@ -30,6 +30,7 @@ _TRIES = 6
 RETENTION_S = 14 * 24 * 3600
 #: Only a message that no worker can read is received this often; the highest number SQS takes.
 _RECEIVE_LIMIT = 1000
+_DEAD = "-dead"
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,18 @@ class MessageQueue:
     ----------
     connection : Connection
         The connection to the runner.
+    dead : bool, optional
+        Stand for the dead-letter queue of the runner instead.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, dead: bool = False) -> None:
         self._connection = connection
+        self._suffix = _DEAD if dead else ""
+
+    @property
+    def dead(self) -> MessageQueue:
+        """Return the dead-letter queue."""
+        return MessageQueue(self._connection, dead=True)
 
     def create(self, visibility_s: float) -> None:
         """Make the queue and its dead-letter queue; idempotent."""
@@ -61,7 +70,7 @@ class MessageQueue:
         sqs: Any = self._connection.sqs
         common = {"MessageRetentionPeriod": str(RETENTION_S), "SqsManagedSseEnabled": "true"}
         with translated("create the queue", name):
-            dead = sqs.create_queue(QueueName=f"{name}-dead", Attributes=common)["QueueUrl"]
+            dead = sqs.create_queue(QueueName=name + _DEAD, Attributes=common)["QueueUrl"]
             arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
             policy = {
                 "deadLetterTargetArn": arn["Attributes"]["QueueArn"],
@@ -82,7 +91,7 @@ class MessageQueue:
             # Leads to the region of the queue, where that is another one.
             self._found()
         sqs: Any = self._connection.sqs
-        for name in (self._connection.runner_id, f"{self._connection.runner_id}-dead"):
+        for name in (self._connection.runner_id, self._connection.runner_id + _DEAD):
             with suppress(RunnerGone), translated("delete the queue", name):
                 sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"])
 
@@ -163,7 +172,8 @@ class MessageQueue:
 
     def _found(self) -> tuple[Any, str]:
         """Return the client and the URL; the queue may turn out to be in another region."""
-        url = self._connection.queue_url
+        # The URL of a queue ends with its name.
+        url = self._connection.queue_url + self._suffix
         return self._connection.sqs, url
 
     def _in_tens(

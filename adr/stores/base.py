@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Document", "ObjectInfo", "ObjectStore"]
+from adr.errors import AdrError
+
+__all__ = ["LARGEST_DOCUMENT_BYTES", "Document", "ObjectInfo", "ObjectStore", "too_large"]
+
+#: What is read in one piece is not larger, as far as adr writes it. The largest are parts of the
+#: journal with the names of very many results.
+LARGEST_DOCUMENT_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,15 @@ class Document:
     etag: str
     #: Seconds since it was last written, by the clock of the store alone.
     age_s: float
+
+
+def too_large(key: str, size_bytes: int) -> AdrError | None:
+    """Return why an object is not read in one piece; None where it is."""
+    if size_bytes <= LARGEST_DOCUMENT_BYTES:
+        return None
+    return AdrError(
+        f"{key} has {size_bytes:,} bytes, far more than adr ever writes there: remove it"
+    )
 
 
 class ObjectStore(Protocol):
@@ -70,7 +85,15 @@ class ObjectStore(Protocol):
         """
 
     def read(self, key: str) -> Document:
-        """Return a small object; raises `NotFound` where there is none."""
+        """Return a small object.
+
+        Raises
+        ------
+        NotFound
+            If there is none.
+        AdrError
+            If it is larger than `LARGEST_DOCUMENT_BYTES`.
+        """
 
     def write(
         self, key: str, body: bytes, *, if_absent: bool = False, if_match: str | None = None

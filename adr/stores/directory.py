@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from adr.errors import Conflict, NotFound, RunnerGone, ServiceError, UsageError
-from adr.stores.base import Document, ObjectInfo
+from adr.stores.base import Document, ObjectInfo, too_large
 from adr.stores.files import copy_contents, naming, new_file, open_regular, write_all
 
 __all__ = ["DirectoryStore"]
@@ -104,6 +104,8 @@ class DirectoryStore:
         """Return a small object."""
         with self._found(key) as file:
             status = os.fstat(file.fileno())
+            if problem := too_large(key, status.st_size):
+                raise problem
             age_s = max(0.0, time.time() - status.st_mtime)
             return Document(file.read(), _etag(status), age_s)
 

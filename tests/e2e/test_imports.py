@@ -55,12 +55,14 @@ LAYERS = (
     ("config", "awsfiles", "credentials"),
     ("likeness",),
     ("models", "keys"),
+    ("documents",),
     ("errors", "progress", "clock", "cores", "version"),
 )
 #: What a backend may import beside its own parts.
 FOR_BACKENDS = {
     "ledgers.base",
     "stores.base",
+    "documents",
     "models",
     "errors",
     "keys",
@@ -71,7 +73,12 @@ FOR_BACKENDS = {
 }
 #: The backends, each with the parts that are its own.
 BACKENDS = {
-    "ledgers.aws": {"ledgers.sqs", "ledgers.journal", "ledgers.cards"},
+    "ledgers.aws": {
+        "ledgers.sqs",
+        "ledgers.journal",
+        "ledgers.cards",
+        "ledgers.deadletters",
+    },
     "ledgers.sqlite": set(),
     "stores.s3": {"stores.files"},
     "stores.directory": {"stores.files"},

@@ -275,7 +275,7 @@ class Interleaving:
 
     def _send(self, jobs: Sequence[Job], again: bool) -> None:
         sender = self.place.worker("sender") if not self.place.exact else self.workers[0].ledger
-        faults = self._faults()
+        may_fail = bool(self._faults())
         for _ in range(20):
             try:
                 sender.send(jobs, again=again)
@@ -284,7 +284,7 @@ class Interleaving:
                 again = True
         for job in jobs:
             self.newest[job.index] = job
-            if again or faults:
+            if again or may_fail:
                 self.doubled.add(job.id)
 
     def receive(self, number: int, more: int) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from adr.batch import BatchPlan, find_root, new_batch_id, plan_batch
 from adr.errors import AdrError, UsageError
 from adr.joblimits import JobLimits
+from adr.keys import manifest_key
 from adr.manifest import manifest_bytes, read_manifest
 from adr.models import Job
 from adr.templates import expand, labels
@@ -435,7 +436,7 @@ class TestManifest:
             batch="x-1", index=1, count=2, label="1", command=expand("m", path, 1), input=path
         )
         jobs = (job, replace(job, index=2, label="2", env=(("A", "b"),), store=("x|y",)))
-        manifest = read_manifest(manifest_bytes(jobs, **ABOUT))
+        manifest = read_manifest(manifest_bytes(jobs, **ABOUT), manifest_key("x-1"))
         assert manifest.jobs == jobs
         assert (manifest.batch, manifest.created, manifest.root) == ("x-1", 12.5, "case")
         assert (manifest.bundle_bytes, manifest.unpacked_bytes) == (10, 20)
@@ -461,9 +462,9 @@ class TestManifest:
         lines = gzip.decompress(body).splitlines(keepends=True)
         for broken in (b"", body[:-9], gzip.compress(b""), gzip.compress(b"[]"), b"plain text"):
             with pytest.raises(AdrError, match=r"broken|not adr"):
-                read_manifest(broken)
+                read_manifest(broken, manifest_key("x-1"))
         with pytest.raises(AdrError, match="jobs are missing"):
-            read_manifest(gzip.compress(b"".join(lines[:-1])))
+            read_manifest(gzip.compress(b"".join(lines[:-1])), manifest_key("x-1"))
         newer = json.dumps({**json.loads(lines[0]), "schema": 99}).encode()
         with pytest.raises(AdrError, match="upgrade adr"):
-            read_manifest(gzip.compress(newer + b"\n"))
+            read_manifest(gzip.compress(newer + b"\n"), manifest_key("x-1"))

@@ -34,13 +34,14 @@ from adr.models import (
 #: Text as `os.fsdecode` gives it: any bytes that are no UTF-8 are lone surrogates.
 texts = st.binary(max_size=20).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 maybe_texts = st.none() | texts
+batches = st.from_regex(r"[^/\0._\ud800-\udfff][^/\0\ud800-\udfff]{0,40}", fullmatch=True)
 #: Times are kept to the millisecond.
 times = st.integers(0, 4_000_000_000_000).map(lambda ms: ms / 1000)
 decided = st.sampled_from([JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED])
 
 jobs = st.builds(
     Job,
-    batch=texts,
+    batch=batches,
     index=st.integers(1),
     count=st.integers(1),
     label=texts,
