@@ -55,7 +55,7 @@ from adr.resources import (
     upload_files,
 )
 from adr.results import download, logs, status
-from adr.retrying import retry
+from adr.retrying import dead_letters, retry
 from adr.runner import is_runner_id, open_runner
 from adr.waiting import wait, watch
 from adr.worker.loop import Worker, WorkerReport
@@ -69,6 +69,7 @@ __all__ = [
     "create",
     "create_bucket",
     "create_queue",
+    "dead_letters",
     "deregister_workers",
     "destroy",
     "download",

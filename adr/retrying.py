@@ -20,6 +20,7 @@ from typing import Any
 from adr.errors import Conflict, RunnerGone, UsageError
 from adr.joblimits import check_limit
 from adr.keys import bundle_key, manifest_key, retry_name, retry_number
+from adr.ledgers.base import DeadLetter, DeadLetters
 from adr.manifest import manifest_bytes
 from adr.models import Job, JobState, new_id
 from adr.orders import read_orders
@@ -28,7 +29,7 @@ from adr.queueing import finish_sending
 from adr.runner import Runner, open_runner
 from adr.survey import JobView, Survey, choose_jobs
 
-__all__ = ["RetryReport", "retry"]
+__all__ = ["RetryReport", "dead_letters", "retry"]
 
 _LEFT = {
     "succeeded": (JobState.SUCCEEDED,),
@@ -49,6 +50,8 @@ class RetryReport:
     left: tuple[JobView, ...]
     #: Jobs that were left alone since the inputs of their batch have been removed.
     gone: tuple[Job, ...]
+    #: Dead letters that no job could be read from, and that were left alone.
+    unreadable: tuple[DeadLetter, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -57,6 +60,7 @@ class RetryReport:
             "resumed": len(self.resumed),
             "left": self.count_left(),
             "gone": dict(Counter(job.batch for job in self.gone)),
+            "unreadable": [{"id": each.id, "trouble": each.trouble} for each in self.unreadable],
         }
 
     def count_left(self) -> dict[str, int]:
@@ -101,6 +105,7 @@ def retry(
     timeout: float | None = None,
     force: bool = False,
     dry_run: bool = False,
+    dead: bool = False,
     progress: Progress = SILENT,
 ) -> RetryReport:
     """Queue jobs again that did not succeed, from what was written down when they were queued.
@@ -131,6 +136,8 @@ def retry(
         Retry jobs that are named even if they have succeeded [default: False]
     dry_run : bool, optional
         Only tell what would be done [default: False]
+    dead : bool, optional
+        Send dead letters again instead, as they are, see `dead_letters` [default: False]
     progress : Progress, optional
         Told of the advance.
 
@@ -143,6 +150,10 @@ def retry(
         If the runner takes no jobs.
     """
     names = [jobs] if isinstance(jobs, str) else list(jobs)
+    if dead:
+        if names or failed or lost or cancelled or exit_code or batch or attempts or timeout:
+            raise UsageError("dead letters are sent again all and as they are: choose nothing else")
+        return _send_dead(open_runner(runner_id, region_name), dry_run)
     changes = _changes(attempts, timeout)
     if exit_code is not None and not 1 <= exit_code <= 255:
         raise UsageError(f"exit_code is {exit_code}: give one from 1 to 255")
@@ -181,6 +192,31 @@ def retry(
         )
     left = [view for view in meant if names and _is_left(view) and not kinds.include(view)]
     return RetryReport((*kept, *done), tuple(kept), tuple(left), tuple(gone))
+
+
+def dead_letters(runner_id: str, region_name: str | None = None) -> list[DeadLetter]:
+    """List the messages that the queue has given up since they came back too often.
+
+    A local runner never gives up any.
+
+    Parameters
+    ----------
+    runner_id : str
+        Runner ID
+    region_name : str, optional
+        Amazon region identifier
+    """
+    ledger = open_runner(runner_id, region_name).ledger
+    return ledger.dead_letters() if isinstance(ledger, DeadLetters) else []
+
+
+def _send_dead(runner: Runner, dry_run: bool) -> RetryReport:
+    letters: list[DeadLetter] = []
+    if isinstance(runner.ledger, DeadLetters):
+        letters = runner.ledger.dead_letters() if dry_run else runner.ledger.revive()
+    jobs = {letter.job.id: letter.job for letter in letters if letter.job}
+    unreadable = tuple(letter for letter in letters if letter.job is None)
+    return RetryReport(tuple(jobs.values()), (), (), (), unreadable)
 
 
 def _changes(attempts: int | None, timeout: float | None) -> dict[str, Any]:

@@ -40,6 +40,8 @@ def adr_retry(given: Arguments) -> int:
       --attempts=N           Run a job that fails up to N times; without, as before
       --timeout=S            End a job that runs longer than S seconds; without, as
                              before
+      --dead                 Send again instead what the queue has given up; see
+                             adr failures --dead
       --force                Retry also jobs that are named and have succeeded
       --dry-run              Show what would be retried, and stop
       --json                 Print what is retried as JSON
@@ -64,6 +66,7 @@ def adr_retry(given: Arguments) -> int:
             timeout=given.number("--timeout", "seconds"),
             force=given.flag("--force"),
             dry_run=dry_run,
+            dead=given.flag("--dead"),
             progress=progress,
         )
     if not given.flag("--quiet"):
@@ -86,6 +89,9 @@ def _lines(report: RetryReport, verb: str) -> Iterator[str]:
             f"left out {_some(names)} of {batch}, whose inputs have been removed: repeat the "
             f"adr queue or adr run that has made it"
         )
+    if report.unreadable:
+        found = output.count(len(report.unreadable), "message")
+        yield f"left alone: {found} that cannot be read as a job; adr failures --dead lists them"
     if not report.jobs:
         yield "nothing to retry"
     counts = report.count_left()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
-from adr import retry, status
+from adr import dead_letters, retry, status
 from adr.errors import RunnerGone, UsageError
 from adr.keys import bundle_key, manifest_key, retry_name, seal_key
 from adr.models import JobState, Lease
@@ -209,3 +211,45 @@ def test_a_manifest_whose_answer_was_lost_is_ours(proxy: Proxy, tmp_path: Path) 
     names = [entry.key for entry in made.runner.store.list("_batches/") if "~" in entry.key]
     name = retry_name(job.batch, 1)
     assert sorted(names) == [manifest_key(name), seal_key(name)]
+
+
+def test_dead_letters_are_listed_by_job_and_sent_again(proxy: Proxy, tmp_path: Path) -> None:
+    # given jobs one of which SQS has moved aside, with a message that is no job
+    made = Site(create_runner(), tmp_path)
+    made.queue(CASES[:2])
+    sqs = boto3.client("sqs")
+    main, dead = (
+        sqs.get_queue_url(QueueName=made.id + suffix)["QueueUrl"] for suffix in ("", "-dead")
+    )
+    (message,) = sqs.receive_message(QueueUrl=main)["Messages"]
+    for body in (message["Body"], "no job"):
+        sqs.send_message(QueueUrl=dead, MessageBody=body)
+    sqs.delete_message(QueueUrl=main, ReceiptHandle=message["ReceiptHandle"])
+    label = json.loads(message["Body"])["label"]
+    # then the status says so for one call, and whoever looks leaves them where they are
+    proxy.reset()
+    found = status(made.id)
+    assert proxy.count("sqs.GetQueueAttributes") == 2
+    assert sum("has given up 2 messages" in note for note in found.notes) == 1
+    for _ in range(2):
+        letters = dead_letters(made.id)
+        assert {each.job.label if each.job else each.job for each in letters} == {label, None}
+        (unreadable,) = (each for each in letters if each.job is None)
+        assert "the message is broken" in unreadable.trouble
+    assert labels(retry(made.id, dead=True, dry_run=True)) == [label]
+    # when they are sent again
+    report = retry(made.id, dead=True)
+    # then the job is decided like others, once, and what is no job is left
+    assert (labels(report), report.unreadable) == ([label], (unreadable,))
+    assert made.runner.ledger.depth().waiting == 2
+    made.settle_all(2)
+    assert {each.state for each in status(made.id).jobs} == {JobState.SUCCEEDED}
+    assert dead_letters(made.id) == [unreadable]
+    with pytest.raises(UsageError, match="all and as they are"):
+        retry(made.id, "case1", dead=True)
+
+
+def test_a_local_runner_has_no_dead_letters(tmp_path: Path) -> None:
+    made = create_runner(local=True, directory=tmp_path / "runner")
+    assert dead_letters(made.id) == []
+    assert retry(made.id, dead=True).jobs == ()
