@@ -111,7 +111,7 @@ def _disorder(call: Call, chance: random.Random) -> None:
     data = call.json()
     chance.shuffle(data["Entries"])
     for entry in data["Entries"]:
-        entry["DelaySeconds"] = chance.choice((0, 0, 0, 1, 2))
+        entry["DelaySeconds"] = chance.choice((0, 0, 0, 1))
     call.body = json.dumps(data).encode()
 
 
