@@ -18,7 +18,7 @@ from adr.errors import AdrError, PartialFailure
 from adr.keys import result_key
 from adr.models import Job, JobRecord
 from adr.stores.base import ObjectStore
-from adr.transfer import Fetch, fetch, file_digest
+from adr.transfer import Fetch, fetch, remove_fetched
 
 __all__ = ["Publisher", "fetches"]
 
@@ -68,7 +68,8 @@ class Publisher:
             for line in body.splitlines():
                 try:
                     note = json.loads(line)
-                    self._published[note["label"]] = note
+                    files = {**note["files"]}
+                    self._published[note["label"]] = {**note, "files": files}
                 except (ValueError, KeyError, TypeError):
                     _log.debug("a note was cut off: what it was about is published again")
 
@@ -124,14 +125,5 @@ class Publisher:
         note = self._published.get(label)
         if note is None or note["attempt"] == record.attempt:
             return
-        top = self._folder / label
         for name, sha256 in note["files"].items():
-            path = top / name
-            if path.is_symlink() or not path.is_file() or file_digest(path) != sha256:
-                continue
-            path.unlink()
-            for inner in path.relative_to(top).parents:
-                try:
-                    (top / inner).rmdir()
-                except OSError:
-                    break
+            remove_fetched(self._folder, f"{label}/{name}", sha256)

@@ -33,12 +33,14 @@ from adr.errors import AdrError, PartialFailure, UsageError
 from adr.progress import SILENT, Progress
 from adr.stores.base import ObjectStore
 
-__all__ = ["Fetch", "FetchReport", "fetch", "file_digest", "store_files"]
+__all__ = ["Fetch", "FetchReport", "fetch", "file_digest", "remove_fetched", "store_files"]
 
 _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
+#: Where `adr run` keeps its runner in the folder that its results go to.
+_OWN = ".adr"
 #: What the hidden directories of arriving files are called, before a random part.
 _ARRIVALS = ".adr-download-"
 _LOCK = "lock"
@@ -123,6 +125,34 @@ def fetch(
         finally:
             progress.finish()
     return run.report(len(items))
+
+
+def remove_fetched(target: Path, name: str, sha256: str) -> None:
+    """Remove a file that `fetch` had put there, and folders that are empty then; idempotent.
+
+    A file of other content is left alone, and so is everything beyond a link.
+    """
+    try:
+        *folders, last = _segments(name)
+        parent = _open_folders(target, folders, make=False)
+    except (AdrError, OSError) as error:
+        _log.debug("%s is not there any more: %s", name, error)
+        return
+    try:
+        if not _has_content(parent, last, sha256):
+            return
+        os.unlink(last, dir_fd=parent)
+    finally:
+        os.close(parent)
+    while folders:
+        *folders, last = folders
+        above = _open_folders(target, folders, make=False)
+        try:
+            os.rmdir(last, dir_fd=above)
+        except OSError:
+            return
+        finally:
+            os.close(above)
 
 
 def store_files(
@@ -229,10 +259,14 @@ def _segments(name: str) -> list[bytes]:
     segments = os.fsencode(name).split(b"/")
     if any(b"\0" in each or each in (b"", b".", b"..") for each in segments):
         raise AdrError("its name could lead out of the target, so it was refused")
+    # The target may be that of an `adr run`; a file system may not tell the case of letters.
+    top = segments[0].decode("utf-8", "replace").casefold()
+    if top == _OWN or top.startswith(_ARRIVALS):
+        raise AdrError("its name is one of adr's own files there, so it was refused")
     return segments
 
 
-def _open_folders(target: Path, folders: Sequence[bytes]) -> int:
+def _open_folders(target: Path, folders: Sequence[bytes], make: bool = True) -> int:
     """Return a descriptor of the last folder, making those that are missing."""
     here = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -241,6 +275,8 @@ def _open_folders(target: Path, folders: Sequence[bytes]) -> int:
             try:
                 below = os.open(folder, flags, dir_fd=here)
             except FileNotFoundError:
+                if not make:
+                    raise
                 with suppress(FileExistsError):
                     os.mkdir(folder, dir_fd=here)
                 below = os.open(folder, flags, dir_fd=here)
@@ -264,9 +300,19 @@ def _compare(parent: int, name: bytes, item: Fetch) -> bool | None:
         return None
     if not stat.S_ISREG(status.st_mode) or status.st_size != item.size_bytes:
         return False
-    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    return _has_content(parent, name, item.sha256)
+
+
+def _has_content(parent: int, name: bytes, sha256: str) -> bool:
+    """Tell whether there is a file of that content under a name."""
+    # A pipe, on which opening would wait, may have come since.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return _sha256(handle) == item.sha256
+        handle = os.open(name, flags, dir_fd=parent)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(handle).st_mode) and _sha256(handle) == sha256
     finally:
         os.close(handle)
 

@@ -76,14 +76,8 @@ class Bundles:
                 self._path(batch).unlink(missing_ok=True)
 
     def _unpacked(self, batch: str, target: Path) -> Workspace:
-        bundle = self._fetched(batch)
-        need_bytes = unpacked_bytes(bundle) + _SPARE_BYTES
-        free_bytes = shutil.disk_usage(self._directory).free
-        if need_bytes > free_bytes:
-            raise DiskTooSmall(
-                f"unpacking batch {batch} needs {need_bytes / 1e9:.1f} GB and the disk of "
-                f"{target.parent} has {free_bytes / 1e9:.1f} GB free"
-            )
+        bundle = self._fetched(batch, target)
+        self._check_room(unpacked_bytes(bundle), f"unpacking batch {batch}", target)
         with self._rights():
             unpack_bundle(bundle, target)
         workspace = Workspace(
@@ -92,18 +86,30 @@ class Bundles:
         workspace.snapshot()
         return workspace
 
+    def _check_room(self, size_bytes: int, purpose: str, target: Path) -> None:
+        need_bytes = size_bytes + _SPARE_BYTES
+        free_bytes = shutil.disk_usage(self._directory).free
+        if need_bytes > free_bytes:
+            raise DiskTooSmall(
+                f"{purpose} needs {need_bytes / 1e9:.1f} GB and the disk of "
+                f"{target.parent} has {free_bytes / 1e9:.1f} GB free"
+            )
+
     def _path(self, batch: str) -> Path:
         return self._directory / f"{batch}.zip"
 
-    def _fetched(self, batch: str) -> Path:
+    def _fetched(self, batch: str, target: Path) -> Path:
         with self._guard:
             lock = self._locks.setdefault(batch, threading.Lock())
         path = self._path(batch)
         with lock:
             if not path.exists():
+                key = bundle_key(batch)
+                sizes = {entry.key: entry.size_bytes for entry in self._store.list(key)}
+                self._check_room(sizes.get(key, 0), f"fetching the inputs of {batch}", target)
                 partial = path.with_suffix(".part")
                 partial.unlink(missing_ok=True)
-                self._store.download(bundle_key(batch), partial)
+                self._store.download(key, partial)
                 if self._readable:
                     partial.chmod(0o644)
                 partial.rename(path)
