@@ -1150,7 +1150,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
     script = (
         "import sys, types, adr\n"
         "adr.adr = sys.modules['adr.adr'] = types.SimpleNamespace(\n"
-        "    logs=lambda *_: iter([b'x' * 65536] * 100))\n"
+        "    logs=lambda *_, **__: (b'x' * 65536 for _ in range(100)))\n"
         "from adr.console import main\n"
         f"sys.exit(main(['logs', '--runner={RUNNER}', 'case1']))"
     )
