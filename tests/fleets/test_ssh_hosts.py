@@ -38,10 +38,15 @@ class Fleet:
 
     def __call__(self, verb, *words, status=0):
         """Run a command and return what it prints as JSON."""
-        return self.end(self.begin(verb, *words), status)
+        # What is brought to hosts is the adr that is installed; inside is that of the sources.
+        if not self.shell.inside or verb in ("launch", "prepare"):
+            return self.end(self.begin(verb, *words), status)
+        done = self.shell(verb, *self._of_runner(), *words, status=status)
+        self.err = done.err
+        return done.json if done.out else None
 
     def begin(self, verb, *words):
-        return self.shell.begin(verb, "--json", f"--runner={self.runner}", *words)
+        return self.shell.begin(verb, *self._of_runner(), *words)
 
     def end(self, process, status=0):
         # Installing takes longer than other commands.
@@ -50,6 +55,9 @@ class Fleet:
         assert "Traceback" not in err
         self.err = err
         return json.loads(out) if out else None
+
+    def _of_runner(self):
+        return "--json", f"--runner={self.runner}"
 
     def launch(self, *words, status=0):
         return self("launch", "--hosts=lab", *self.install, *words, status=status)
@@ -123,6 +131,7 @@ def host(sshd, isolated_home):
 def fleet(shell, proxy, moto_url, index, key, host, monkeypatch):
     for service in ("STS", "IAM"):
         monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", moto_url)
+    shell.inside = True
     runner = shell("create").out.strip()
     return Fleet(shell, runner, index.pip_options, key)
 
@@ -149,6 +158,8 @@ def credentials(sshd, fleet):
 
 @pytest.mark.timeout(300)
 def test_a_host_is_set_up_runs_jobs_rests_goes_on_and_is_cleared(fleet, sshd, host, wait_for):
+    # As users have it, each command a process of its own
+    fleet.shell.inside = False
     fleet.queue("a", "b")
 
     told = fleet.launch("--slots=2", "--keep")
