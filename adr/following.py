@@ -284,7 +284,7 @@ class _Follower:
         record = before.get((self._job.batch, self._job.index))
         how = "adr logs -f follows its next run" if record else "its next run is followed as well"
         self._tell(f"{self._job.name} has been queued again: {how}")
-        self._job = view.job
+        self._job, self._called_off = view.job, False
         return record
 
     def _consider(self, view: JobView, runs: bool) -> None:
