@@ -9,7 +9,7 @@ for `adr.runner.open_runner`) and ``poll_s``. A lease counts from the moment it 
 polls have to be shorter than leases. For both, ``die`` tells at which call the process kills
 itself the way ``kill -9`` does: ``at`` names a method, ``module:Class.method``; ``key`` is a
 regular expression that has to match in its arguments, ``nth`` counts the calls that do, from 1;
-``after`` lets the call be made first.
+``after`` lets the call be made first. ``busy_s`` is how long to wait for a locked database.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from adr.console import main
+from adr.ledgers.sqlite import SqliteLedger
 from adr.models import new_id
 from adr.runner import open_runner
 from adr.worker.loop import Worker
@@ -78,6 +79,8 @@ def drive(words: list[str]) -> int:
     settings = json.loads(given)
     if "die" in settings:
         die(**settings["die"])
+    if "busy_s" in settings:
+        SqliteLedger.busy_s = settings["busy_s"]
     if command == "adr":
         return main(rest)
     work(*rest, settings)
