@@ -11,11 +11,19 @@ from adr.output import clip, count, plain
 
 if TYPE_CHECKING:
     from adr.control import CancelReport, FailureReport, PauseReport
+    from adr.ledgers.base import DeadLetter
     from adr.likeness import FailureGroup
     from adr.survey import Counts
     from adr.waiting import WaitReport
 
-__all__ = ["cancel_line", "failure_summary", "group_lines", "pause_lines", "wait_lines"]
+__all__ = [
+    "cancel_line",
+    "failure_summary",
+    "group_lines",
+    "letter_lines",
+    "pause_lines",
+    "wait_lines",
+]
 
 _SHOWN_NAMES = 3
 #: A quotation that is shorter than this tells less than another name.
@@ -113,6 +121,12 @@ def cancel_line(report: CancelReport, dry_run: bool) -> str:
     verb = "would cancel" if dry_run else "cancelled"
     line = f"{verb} {count(waiting + running, 'job')}: {waiting:,} waiting, {running:,} running"
     return f"{line}; {decided} decided already" if report.decided else line
+
+
+def letter_lines(letters: Sequence[DeadLetter]) -> Iterator[str]:
+    """Name what the queue has given up, a message a line."""
+    for letter in letters:
+        yield plain(letter.job.name if letter.job else f"{letter.id}: {letter.trouble}")
 
 
 def pause_lines(report: PauseReport) -> Iterator[str]:

@@ -60,7 +60,7 @@ class RetryReport:
             "resumed": len(self.resumed),
             "left": self.count_left(),
             "gone": dict(Counter(job.batch for job in self.gone)),
-            "unreadable": [{"id": each.id, "trouble": each.trouble} for each in self.unreadable],
+            "unreadable": [letter.to_dict() for letter in self.unreadable],
         }
 
     def count_left(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from adr import controloutput, output, progressbar
 from adr.commands.base import command, telling_if_interrupted
 from adr.current import runner_of
+from adr.errors import UsageError
 from adr.options import Arguments
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ def adr_failures(given: Arguments) -> int:
 
     Options:
       --batch=BATCH          Only this batch
+      --dead                 Show instead the messages that the queue has given up
+                             since they came back too often; adr retry --dead sends
+                             them again
       --json                 Print JSON, with every job of each group
       <runner options>
       <general options>
@@ -76,6 +80,17 @@ def adr_failures(given: Arguments) -> int:
     from adr import adr as core
 
     runner, batch = runner_of(given), given.text("--batch")
+    if given.flag("--dead"):
+        if given.jobs() or batch:
+            raise UsageError("--dead shows all that the queue has given up: choose nothing else")
+        letters = core.dead_letters(runner, given.text("--region"))
+        if given.flag("--json"):
+            found = [letter.to_dict() for letter in letters]
+            output.print_json({"runner": runner, "dead": found})
+        else:
+            for line in controloutput.letter_lines(letters):
+                print(line)
+        return 0
     report = core.failures(runner, given.jobs(), given.text("--region"), batch=batch)
     if given.flag("--json"):
         output.print_json({"runner": runner, "batch": batch, **report.to_dict()})

@@ -24,11 +24,11 @@ def adr_retry(given: Arguments) -> int:
     """Queue jobs again that did not succeed.
 
     Usage:
-      adr retry [options] [--] [<job>]...
+      adr retry [options] [--] [<job>...]
 
-    A job is a label, a number, <batch>/<label>, or a glob of these in quotes. Those
-    that are named are retried if they have failed, are lost, or were cancelled;
-    without names and kinds, those that have failed.
+    Jobs that are named are retried if they have failed, are lost, or were cancelled;
+    without names and kinds, those that have failed. A job is named as <batch>/<job>
+    or <job>, by its number, or by a pattern of names.
 
     Options:
       --failed               Only jobs that have failed
@@ -55,7 +55,7 @@ def adr_retry(given: Arguments) -> int:
     with progressbar.progress(given.flag("--quiet")) as progress:
         report = core.retry(
             runner,
-            given.texts("<job>"),
+            given.jobs(),
             given.text("--region"),
             failed=given.flag("--failed"),
             lost=given.flag("--lost"),
@@ -80,15 +80,14 @@ def adr_retry(given: Arguments) -> int:
 def _lines(report: RetryReport, verb: str) -> Iterator[str]:
     """Say what is retried, by batch, and what is not."""
     kept = {job.id for job in report.resumed}
-    for batch, names in _by_batch(report.resumed).items():
-        yield f"went on with a retry of {_some(names)} of {batch}, which had been cut off"
-    for batch, names in _by_batch(job for job in report.jobs if job.id not in kept).items():
-        yield f"{verb} {_some(names)} of {batch}"
-    for batch, names in _by_batch(report.gone).items():
-        yield (
-            f"left out {_some(names)} of {batch}, whose inputs have been removed: repeat the "
-            f"adr queue or adr run that has made it"
-        )
+    fresh = [job for job in report.jobs if job.id not in kept]
+    yield from _named(report.resumed, "went on with a retry of {}, which had been cut off")
+    yield from _named(fresh, f"{verb} {{}}")
+    yield from _named(
+        report.gone,
+        "left out {}, whose inputs have been removed (repeat the adr queue or adr run that has "
+        "made it)",
+    )
     if report.unreadable:
         found = output.count(len(report.unreadable), "message")
         yield f"left alone: {found} that cannot be read as a job; adr failures --dead lists them"
@@ -101,14 +100,12 @@ def _lines(report: RetryReport, verb: str) -> Iterator[str]:
         yield f"left alone: {parts}{hint}"
 
 
-def _by_batch(jobs: Iterable[Job]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _named(jobs: Iterable[Job], sentence: str) -> Iterator[str]:
+    """Say something of the jobs of each batch, and name the first of them."""
+    batches: dict[str, list[str]] = {}
     for job in jobs:
-        found.setdefault(job.batch, []).append(job.label)
-    return found
-
-
-def _some(names: list[str]) -> str:
-    """Count jobs and name the first of them."""
-    shown = output.plain(", ".join(names[:_SHOWN_JOBS]))
-    return f"{output.count(len(names), 'job')} ({shown}{', ...' * (len(names) > _SHOWN_JOBS)})"
+        batches.setdefault(job.batch, []).append(job.label)
+    for batch, names in batches.items():
+        said = sentence.format(f"{output.count(len(names), 'job')} of {output.plain(batch)}")
+        more = ", ..." if len(names) > _SHOWN_JOBS else ""
+        yield f"{said}: {output.plain(', '.join(names[:_SHOWN_JOBS]))}{more}"

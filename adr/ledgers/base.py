@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from adr.models import Depth, Job, JobRecord, JobState, Lease, Outcome
 
@@ -136,6 +136,12 @@ class DeadLetter:
     job: Job | None
     #: Why it cannot be read; empty where it can.
     trouble: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        job = self.job
+        named = {"batch": job.batch, "index": job.index, "label": job.label} if job else None
+        return {"message": self.id, "job": named, "trouble": self.trouble}
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ import pytest
 
 from adr.embedded import run_batch
 from adr.errors import UsageError
-from adr.models import JobState, visible
+from adr.models import JobRecord, JobState, Outcome, visible
 from adr.orders import order_destruction
 from adr.queueing import queue_batch
 from adr.runner import create_runner, open_runner
@@ -134,6 +134,35 @@ def test_what_waits_is_not_run_with_an_older_time_limit(inputs, tmp_path):
     assert {record.reason for record in report.failed} == {
         "ran longer than its time limit of 0.2 s"
     }
+
+
+def test_what_was_retried_or_called_off_in_between_is_run(inputs, tmp_path):
+    # given a batch that waits, whose first job has failed and was retried by hand
+    to = tmp_path / "results"
+    run(inputs, to, command="true")
+    from adr import adr
+
+    runner = open_runner(str(to / ".adr"), worker="hand")
+    plan = adr.plan(inputs, command="cp {} out", avoid=[to])
+    batch = queue_batch(runner, plan).batch
+    (lease,) = runner.ledger.receive(1, 0)
+    failed = JobRecord.of(lease.job, lease.attempt, JobState.FAILED, "by hand")
+    runner.ledger.settle([Outcome(lease, failed)])
+    (retried,) = adr.retry(runner.id, batch=batch).jobs
+    assert (retried.label, retried.generation) == ("a", 1)
+    # when
+    report = run(inputs, to)
+    # then it is gone on with
+    assert (report.succeeded, report.skipped, report.failed) == (2, 0, ())
+    assert {(to / name / "out").read_text() for name in "ab"} == {"a\n", "b\n"}
+    assert len(Survey(runner).manifests()) == 2
+    # given one of which a job was called off
+    other = queue_batch(runner, adr.plan(inputs, command="cp {} two", avoid=[to])).batch
+    adr.cancel(runner.id, [f"{other}/a"])
+    # then that is queued anew, and not taken for done
+    report = run(inputs, to, command="cp {} two")
+    assert (report.succeeded, report.skipped) == (2, 0)
+    assert {(to / name / "two").read_text() for name in "ab"} == {"a\n", "b\n"}
 
 
 def test_a_batch_called_off_while_it_was_queued_is_not_gone_on_with(inputs, tmp_path):
