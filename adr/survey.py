@@ -326,7 +326,9 @@ class Survey:
                 status.jobs.append(view)
             status.batches.append(counts)
             if counts.undecided:
-                status.notes += _notes_on(parts[0], counts, runner.retention_s)
+                since = {job.id: part.created for part in parts for job in part.jobs}
+                oldest = min(since[each.job.id] for each in views if each.record is None)
+                status.notes += _notes_on(oldest, counts, runner.retention_s)
         if ending:
             verb = "job is" if ending == 1 else "jobs are"
             status.notes.append(f"{ending} cancelled {verb} about to be ended by the workers")
@@ -347,7 +349,7 @@ class Survey:
         What was unaccounted at a look is noted, with the time of the first such look.
         """
         key = unaccounted_key(batch)
-        missing = [str(view.job.index) for view in views if view.state is JobState.UNACCOUNTED]
+        missing = [_noted_as(view.job) for view in views if view.state is JobState.UNACCOUNTED]
         if not missing and key not in self._noted:
             return views
         store = self._runner.store
@@ -372,7 +374,7 @@ class Survey:
                 store.write(key, json.dumps({"schema": SCHEMA, "since": since}).encode())
         lost = {index for index in since.keys() & known if now - since[index] >= self._lost_after_s}
         return [
-            replace(view, state=JobState.LOST) if str(view.job.index) in lost else view
+            replace(view, state=JobState.LOST) if _noted_as(view.job) in lost else view
             for view in views
         ]
 
@@ -420,6 +422,11 @@ def pick_jobs(views: Sequence[JobView], pattern: str) -> list[JobView]:
     return [view for view in views if called(view)] or [view for view in views if matches(view)]
 
 
+def _noted_as(job: Job) -> str:
+    """Return what stands for a job in the note on what is unaccounted; another after a retry."""
+    return f"{job.index}~{job.generation}" if job.generation else str(job.index)
+
+
 def _is_decided(job: Job, record: JobRecord | None) -> bool:
     return record is not None and record.generation >= job.generation
 
@@ -440,7 +447,7 @@ def _jobs_wait(number: int) -> str:
     return "1 job waits" if number == 1 else f"{number} jobs wait"
 
 
-def _notes_on(manifest: Manifest, counts: BatchStatus, retention_s: float) -> Iterator[str]:
+def _notes_on(created: float, counts: BatchStatus, retention_s: float) -> Iterator[str]:
     if not counts.sealed:
         yield (
             f"queueing {counts.batch} is not finished: if it was cut off, repeat its adr queue or "
@@ -453,7 +460,7 @@ def _notes_on(manifest: Manifest, counts: BatchStatus, retention_s: float) -> It
         )
     if counts.lost:
         yield f"{counts.lost} jobs of {counts.batch} are lost: adr retry --lost queues them again"
-    age_s = time.time() - manifest.created
+    age_s = time.time() - created
     if age_s > retention_s - _WARN_BEFORE_S:
         yield (
             f"{counts.undecided} jobs of {counts.batch} have waited for {age_s / _DAY_S:.0f} days: "

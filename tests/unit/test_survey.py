@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from adr import plan, queue_plan
+from adr import plan, queue_plan, retry
+from adr.keys import unaccounted_key
 from adr.models import JobState
 from adr.runner import Runner, create_runner
 from adr.survey import Survey
@@ -75,3 +77,18 @@ def test_a_job_that_is_found_again_begins_anew(
     database("DELETE FROM jobs")
     # then
     assert states(runner, 0) == ["unaccounted"] * 3
+
+
+def test_a_lost_job_that_is_retried_begins_anew(
+    runner: Runner, database: Callable[[str], None]
+) -> None:
+    # given jobs that have been nowhere for long, one of which is retried
+    database("DELETE FROM jobs")
+    (batch,) = Survey(runner).manifests()
+    note = {"schema": 1, "since": {"1": 0, "2": 0, "3": 0}}
+    runner.store.write(unaccounted_key(batch), json.dumps(note).encode())
+    assert [job.generation for job in retry(runner.id, "1", lost=True).jobs] == [1]
+    # when a look does not find it, as may be where counts come late
+    database("DELETE FROM jobs")
+    # then
+    assert states(runner, 90) == ["unaccounted", "lost", "lost"]
