@@ -80,13 +80,13 @@ class Scene:
         for _ in range(20):
             self.policy.ended(job_s)
 
-    def looks(self, *depths: Depth, every_s: float = 20) -> list[bool]:
+    def looks(self, *depths: Depth, every_s: float = 20, paused: bool = False) -> list[bool]:
         """Look at the queue while it is as told, and return what each look has shown."""
         found = []
         for depth in depths:
             self.now += every_s
             self.queue.seen = depth
-            found.append(self.policy.is_finished(True))
+            found.append(self.policy.is_finished(True, paused))
         return found
 
 
@@ -272,6 +272,18 @@ class TestIdleness:
 
         assert not any(scene.looks(*[depth] * 50))
         assert scene.looks(*[NOTHING] * 6) == [False] * 5 + [True], "and from then on it counts"
+
+    def test_what_waits_does_not_keep_it_while_the_runner_is_paused(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100)
+
+        assert scene.looks(*[WAITING] * 6, paused=True) == [False] * 5 + [True]
+        assert not any(scene.looks(*[WAITING] * 50)), "it would go on after that"
+
+    def test_while_the_runner_is_paused_none_stays_to_take_over(self) -> None:
+        scene = Scene(stop_on_empty=False, idle_s=100, worker="a")
+        scene.others = [worker("a"), worker("0", busy=True)]
+
+        assert scene.looks(*[SOMETHING] * 6, paused=True)[-1]
 
     def test_its_time_begins_anew_with_each_job(self) -> None:
         scene = Scene(stop_on_empty=False, idle_s=100)
