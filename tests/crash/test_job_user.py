@@ -129,7 +129,10 @@ def scene(
 
 def test_a_job_is_another_user_without_privileges_and_without_a_way_back(scene: Divided) -> None:
     """Its launcher is as well: jobs could end up speaking for that one."""
-    results = scene.results("cat /proc/self/status > job; cat /proc/$PPID/status > launcher; true")
+    results = scene.results(
+        "cat /proc/self/status > job; cat /proc/$PPID/status > launcher;"
+        "cat /proc/self/oom_score_adj > score; true"
+    )
 
     user = pwd.getpwnam(JOB_USER)
     for name in ("job", "launcher"):
@@ -145,6 +148,8 @@ def test_a_job_is_another_user_without_privileges_and_without_a_way_back(scene: 
         for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
             assert int(status[kind], 16) == 0
         assert status["NoNewPrivs"] == "1"
+    # Yet it goes first where memory runs out.
+    assert int((results / "score").read_text()) >= 500
 
 
 def test_results_belong_to_the_worker_whatever_a_job_did_to_them(scene: Divided) -> None:

@@ -403,6 +403,13 @@ def test_time_and_memory_of_all_descendants_are_counted(bench: Bench) -> None:
     assert 64 << 20 <= busy.peak_memory_bytes < 128 << 20
 
 
+def test_jobs_go_before_workers_and_launchers_where_memory_runs_out(bench: Bench) -> None:
+    bench.run("cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj; true")
+
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert bench.numbers() == [min(own + 500, 1000), own]
+
+
 WORKER = """
 import json, os, sys, threading
 from adr.worker.launcher import Launcher

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from adr import plan, queue_plan, retry
-from adr.keys import unaccounted_key
+from adr.keys import manifest_key, seal_key, unaccounted_key
+from adr.manifest import manifest_bytes, read_manifest
 from adr.models import JobState
 from adr.runner import Runner, create_runner
 from adr.survey import Survey
@@ -92,3 +93,39 @@ def test_a_lost_job_that_is_retried_begins_anew(
     database("DELETE FROM jobs")
     # then
     assert states(runner, 90) == ["unaccounted", "lost", "lost"]
+
+
+def test_a_look_whose_clock_was_ahead_counts_like_this_one(
+    runner: Runner, database: Callable[[str], None]
+) -> None:
+    # given
+    database("DELETE FROM jobs")
+    assert states(runner, 0) == ["unaccounted"] * 3
+    (key,) = notes(runner)
+    note = json.loads(runner.store.read(key).body)
+    note["since"] = {index: since + 86_400 for index, since in note["since"].items()}
+    runner.store.write(key, json.dumps(note).encode())
+    # then
+    assert states(runner, 60) == ["unaccounted"] * 3
+    assert states(runner, 0) == ["lost"] * 3
+
+
+@pytest.mark.parametrize(("ahead_s", "expected"), [(0, True), (-3600, False), (86_400, False)])
+def test_who_queues_is_believed_for_a_while_whatever_their_clock_says(
+    runner: Runner, ahead_s: float, expected: bool
+) -> None:
+    # given a batch that is not sent whole, made at that time
+    batch = Survey(runner).status().batches[0].batch
+    key = manifest_key(batch)
+    manifest = read_manifest(runner.store.read(key).body, key)
+    body = manifest_bytes(
+        manifest.jobs,
+        root=manifest.root,
+        created=manifest.created + ahead_s,
+        bundle_bytes=manifest.bundle_bytes,
+        unpacked_bytes=manifest.unpacked_bytes,
+    )
+    runner.store.write(key, body)
+    runner.store.delete([seal_key(batch)])
+    # then
+    assert Survey(runner).is_being_queued() is expected
