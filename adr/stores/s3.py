@@ -7,9 +7,11 @@ between machines without a lock.
 
 from __future__ import annotations
 
+import base64
 import random
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -23,7 +25,7 @@ from s3transfer.manager import TransferConfig, TransferManager
 
 from adr.aws import Connection, error_code, translated
 from adr.errors import Conflict, NotFound, RunnerGone, ServiceError
-from adr.stores.base import Document, ObjectInfo
+from adr.stores.base import Document, ObjectInfo, too_large
 from adr.stores.files import naming, new_file, open_regular, write_all
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ class S3Store:
     def read(self, key: str) -> Document:
         """Return a small object."""
         body = BytesIO()
-        answer = self._receive(key, body)
+        answer = self._receive(key, body, is_small=True)
         return Document(body.getvalue(), answer["ETag"], _age_s(answer))
 
     def write(
@@ -218,19 +220,31 @@ class S3Store:
             f"AWS answered {code} ({said})"
         )
 
-    def _receive(self, key: str, file: BinaryIO) -> GetObjectOutputTypeDef:
+    def _receive(
+        self, key: str, file: BinaryIO, *, is_small: bool = False
+    ) -> GetObjectOutputTypeDef:
         """Write the object to a seekable file; go on where its body breaks off."""
-        done, etag = 0, ""
+        done, etag, checksum = 0, "", 0
+        whole: str | None = None
         with translated("read", self._named(key)):
             for attempt in count():
                 _wait(attempt)
                 rest: Any = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
                 answer = self._connection.bucket_s3.get_object(Bucket=self._bucket, Key=key, **rest)
                 etag = answer["ETag"]
+                if not done:
+                    whole, checksum = answer.get("ChecksumCRC32"), 0
+                if is_small and (problem := too_large(key, answer["ContentLength"])):
+                    answer["Body"].close()
+                    raise problem
                 try:
                     for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
                         write_all(file, chunk)
                         done += len(chunk)
+                        checksum = zlib.crc32(chunk, checksum)
+                    # A part has no checksum; that of an object that was put together has a dash.
+                    if rest and whole and "-" not in whole and whole != _base64(checksum):
+                        raise core.FlexibleChecksumError(error_msg="its parts do not match")
                     break
                 except _BROKEN_BODY as error:
                     if attempt == _TRIES - 1:
@@ -260,6 +274,10 @@ def _age_s(answer: GetObjectOutputTypeDef) -> float:
     """Return the age of an object by the clock of S3, which counts whole seconds."""
     now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     return max(0.0, (now - answer["LastModified"]).total_seconds())
+
+
+def _base64(checksum: int) -> str:
+    return base64.b64encode(checksum.to_bytes(4, "big")).decode()
 
 
 def _wait(attempt: int) -> None:

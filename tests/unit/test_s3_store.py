@@ -275,6 +275,19 @@ def test_a_body_with_a_wrong_checksum_is_fetched_anew(
     assert breaking.ranges == [None, None]
 
 
+def test_a_continued_body_is_fetched_anew_where_the_whole_has_a_wrong_checksum(
+    breaking: BreakingServer, name: str, tmp_path: Path
+) -> None:
+    breaking.breaks = ["cut", "bad"]
+
+    S3Store(Connection(name)).download("key", tmp_path / "copy")
+
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    whole, part, anew = breaking.ranges
+    assert (whole, anew) == (None, None)
+    assert part is not None
+
+
 def test_a_document_is_never_read_in_part(breaking: BreakingServer, name: str) -> None:
     breaking.breaks = ["cut", "cut"]
 
