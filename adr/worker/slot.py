@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 #: As much of the end of a job's output travels in its record.
 TAIL_BYTES = 2048
 _KEPT_WORKSPACES = 4
+_SCRIPT = "run.sh"
 #: What bash says of a command that was killed with SIGKILL.
 _KILLED = 128 + signal.SIGKILL
 _CUT = "exceeded --max-hours"
@@ -213,6 +214,8 @@ class Slot:
         else:
             try:
                 workspace.restore(changes)
+                if "" in changes.removed:
+                    self._clear_away()
             except (OSError, AdrError) as error:
                 _log.warning("the workspace of %s has to be made anew: %s", job.name, error)
                 self._forget(job.batch)
@@ -271,8 +274,15 @@ class Slot:
         with self._rights():
             discard_tree(workspace.directory)
 
+    def _clear_away(self) -> None:
+        """Remove what lies beside the workspaces: a job may have moved its own there."""
+        with self._rights():
+            for path in self._inner.iterdir():
+                if path.name not in self._workspaces and path.name != _SCRIPT:
+                    discard_tree(path)
+
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
-        script = self._directory / "run.sh"
+        script = self._directory / _SCRIPT
         script.write_bytes(job_script(job).encode("utf-8", "surrogateescape"))
         environment = {
             **(self._user.environment() if self._user else os.environ),
@@ -306,7 +316,7 @@ class Slot:
         if self._user is None:
             yield log
             return
-        (self._directory / "run.sh").chmod(0o644)
+        (self._directory / _SCRIPT).chmod(0o644)
         # The folder of the delivery is out of the reach of that user.
         path = self._directory / "log"
         path.unlink(missing_ok=True)

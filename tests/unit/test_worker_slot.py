@@ -77,6 +77,22 @@ def test_a_disk_that_is_too_small_for_one_workspace_is_refused(
         slot.prepare(lease)
 
 
+def test_a_workspace_that_its_job_has_moved_away_is_removed(
+    runner: str, slot: Slot, disk: Disk, tmp_path: Path
+) -> None:
+    queue_jobs(runner, tmp_path / "inputs", 'd=$PWD; cd /; mv "$d" "$d.moved"', 2)
+    first, second = open_runner(runner, worker="worker").ledger.receive(2, 1)
+    slot.prepare(first)
+
+    slot.run(first, tmp_path / "staging")
+
+    assert disk.workspaces() == [first.job.batch]
+    slot.prepare(second)
+    delivery = slot.run(second, tmp_path / "staging-2")
+    assert delivery is not None
+    assert delivery.record.reason == ""
+
+
 def test_a_closed_slot_leaves_nothing_on_the_disk(
     runner: str, slot: Slot, disk: Disk, tmp_path: Path
 ) -> None:
