@@ -120,7 +120,8 @@ class Process:
         return not self._end.done()
 
     def output(self) -> str:
-        return self.log.read_text("utf-8", "backslashreplace")
+        """Return what it has said so far; it makes its log itself."""
+        return self.log.read_text("utf-8", "backslashreplace") if self.log.exists() else ""
 
     def clean_up(self) -> None:
         self.signal(signal.SIGKILL)
