@@ -44,6 +44,11 @@ def reading(what: str) -> Iterator[None]:
     """
     try:
         yield
+    except AdrError as error:
+        # What stands in something else is named with it.
+        if type(error) is not AdrError or str(error).startswith(what):
+            raise
+        raise AdrError(f"{what}: {error}") from error
     except _BROKEN as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise AdrError(f"{what} is broken: {said[:_SAID_LETTERS]}") from error

@@ -203,8 +203,8 @@ class Roster:
         """Read the heartbeats of all living workers, in the order of their start."""
         infos = []
         found = self._read([entry.key for entry in self._store.list(LIVE)])
-        for document in found.values():
-            info = _told(document)
+        for key, document in found.items():
+            info = _told(key, document)
             if info is not None and not info.left and self._lives(info.worker, document):
                 infos.append(info)
         return sorted(infos, key=lambda info: (info.started_at, info.worker))
@@ -212,7 +212,7 @@ class Roster:
     def heard_of(self) -> set[str]:
         """Return the hosts of all workers whose heartbeat is kept, also of those that left."""
         found = self._read([entry.key for entry in self._store.list(LIVE)])
-        return {info.host for each in found.values() if (info := _told(each)) is not None}
+        return {info.host for key, each in found.items() if (info := _told(key, each))}
 
     def _lives(self, worker: str, heartbeat: Document) -> bool:
         if self._locks is not None:
@@ -259,10 +259,10 @@ class Roster:
             return {key: document for key, document in documents if document is not None}
 
 
-def _told(heartbeat: Document) -> WorkerInfo | None:
+def _told(key: str, heartbeat: Document) -> WorkerInfo | None:
     """Return what a heartbeat tells; None where it tells nothing to this adr."""
     try:
-        with reading("a heartbeat"):
+        with reading(key):
             return WorkerInfo.from_dict(json.loads(heartbeat.body))
     except AdrError as error:
         _log.warning("passed over a worker: %s", error)

@@ -143,7 +143,7 @@ class AwsLedger:
         try:
             for message in messages:
                 try:
-                    with reading("the message"):
+                    with reading("the job message"):
                         data = json.loads(message.body)
                         job = Job.from_dict(data)
                 except AdrError as error:

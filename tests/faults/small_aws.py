@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -17,8 +18,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import ReadTimeoutError
+
+from adr.aws import Connection
 
 _CEILING = "Total VisibilityTimeout for the message is beyond the limit [43200 seconds]"
 
@@ -76,9 +80,13 @@ class SmallAws:
     def serve(self, client: Any) -> None:
         client.meta.events.register("before-send", self._send)
 
-    def left(self) -> list[dict[str, Any]]:
+    def put(self, body: str) -> None:
+        """Put anything into the queue."""
+        self.messages.append(_Message(body, self._now()))
+
+    def left(self) -> list[str]:
         """Return the bodies of the messages that are still there."""
-        return [json.loads(each.body) for each in self.messages if not each.deleted]
+        return [each.body for each in self.messages if not each.deleted]
 
     def show(self, index: int) -> None:
         """Deliver the messages of a job anew although they are in flight."""
@@ -165,7 +173,7 @@ class SmallAws:
     def _do(self, operation: str, entry: dict[str, Any]) -> str:
         """Carry out one entry of a batch; return why not where it is refused."""
         if operation == "SendMessageBatch":
-            self.messages.append(_Message(entry["MessageBody"], self._now()))
+            self.put(entry["MessageBody"])
             return ""
         # Older handles do what the newest does, as on SQS.
         message = self.messages[int(entry["ReceiptHandle"].partition(" ")[0])]
@@ -225,6 +233,26 @@ class SmallAws:
     def _refusal(self, request: AWSPreparedRequest, status: int, code: str) -> AWSResponse:
         body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
         return self._answer(request, status, body)
+
+
+def small_aws(
+    monkeypatch: pytest.MonkeyPatch, now: Callable[[], float], ceiling_s: float
+) -> tuple[Connection, SmallAws]:
+    """Make a connection to a small AWS, which tries nothing again by itself."""
+    variables = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    connection = Connection(str(uuid.uuid4()))
+    made = SmallAws(connection.runner_id, now, ceiling_s)
+    for client in (connection.sqs, connection.sqs_once, connection.s3):
+        made.serve(client)
+    return connection, made
 
 
 def _etag(body: bytes) -> str:

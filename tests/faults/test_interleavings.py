@@ -35,7 +35,7 @@ from adr.models import Job, JobId, JobRecord, JobState, Lease, Outcome, WorkerIn
 from adr.roster import Roster, WorkerLocks
 from adr.stores.s3 import S3Store
 from tests.contract.jobs import BATCH, a_job, outcome_of
-from tests.faults.small_aws import Fault, SmallAws
+from tests.faults.small_aws import Fault, SmallAws, small_aws
 
 #: Times of AWS in seconds. A heartbeat is written every 25 s.
 VISIBILITY_S, CARD_AFTER_S, CEILING_S, DEAD_AFTER_S, BEAT_S = 120, 200, 400, 100, 25
@@ -181,7 +181,7 @@ class OnAws:
         self.aws.objects[heartbeat_key(name)] = self._beats[name], self._clock.now
 
     def waits(self, job: JobId) -> bool:
-        return any(Job.from_dict(each).id == job for each in self.aws.left())
+        return any(Job.from_dict(json.loads(each)).id == job for each in self.aws.left())
 
     def records(self) -> list[JobRecord]:
         return [
@@ -552,19 +552,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[[], Place]:
-    variables = {
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_MAX_ATTEMPTS": "1",
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    connection = Connection(str(uuid.uuid4()))
-    served = SmallAws(connection.runner_id, clock.time, CEILING_S)
-    for client in (connection.sqs, connection.sqs_once, connection.s3):
-        served.serve(client)
+    connection, served = small_aws(monkeypatch, clock.time, CEILING_S)
     return lambda: OnAws(served, connection, clock)
 
 
@@ -636,10 +624,10 @@ def run(seed: int, make: Callable[[], Place], clock: Clock, examples: int) -> No
 
 
 def test_workers_of_a_local_runner_in_any_order(seed: int, tmp_path: Path, clock: Clock) -> None:
-    run(seed, lambda: Local(tmp_path), clock, 100)
+    run(seed, lambda: Local(tmp_path), clock, 60)
 
 
 def test_workers_of_an_aws_runner_in_any_order(
     seed: int, aws: Callable[[], Place], clock: Clock
 ) -> None:
-    run(seed, aws, clock, 150)
+    run(seed, aws, clock, 120)
