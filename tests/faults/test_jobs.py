@@ -6,8 +6,9 @@ Those that need no scene of their own are in `tests.crash.test_hostile_jobs`.
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,29 +79,44 @@ def _check_odd(folder: Path) -> None:
     }
 
 
+@pytest.fixture
+def swift(descendants_with_env: Callable[[str, str], list[int]]) -> Iterator[Scene]:
+    """Return a local scene in memory, where many files take little time."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        scene = Scene("local", Path(folder), descendants_with_env)
+        scene.create()
+        try:
+            yield scene
+        finally:
+            scene.clean_up()
+
+
 def test_ten_thousand_results_and_a_gibibyte_of_output_are_two_jobs_like_others(
-    local: Scene,
+    swift: Scene,
 ) -> None:
     # given a job with very many results, and one whose output is more than it may be
     many = "for i in {1..10000}; do echo $i > $i; done"
     much = f"printf '\\303'; truncate -s {GIB} /proc/self/fd/1; echo more; sleep 1000"
-    local.command = (
+    swift.command = (
         f"bash job.sh {{}}; case {{#}} in 1) {many};; 2) {much};; 3) printf '\\0\\351';; esac; true"
     )
-    batch = local.queue(3)
+    batch = swift.queue(3)
     # when a worker runs them
-    local.finish()
+    worker = swift.worker(slots=2)
+    swift.await_empty(120)
+    worker.end()
     # then all results are there, with the checksums that were recorded
-    local.check(batch, failed={2: f"wrote more than {GIB} bytes of output"})
-    records = local.visible(batch)
+    swift.check(batch, failed={2: f"wrote more than {GIB} bytes of output"})
+    records = swift.visible(batch)
     assert len(records[1].results) == 10_001
-    assert (local.folder / "download" / batch / "case-1" / "10000").read_text() == "10000\n"
+    assert (swift.folder / "download" / batch / "case-1" / "10000").read_text() == "10000\n"
     # and the output is kept as far as it may go, byte by byte
-    log = Path(local.runner, "objects", records[2].log)
+    log = Path(swift.runner, "objects", records[2].log)
     assert log.stat().st_size == GIB
     with log.open("rb") as file:
         assert file.read(2) == b"\303\0"
-    assert b"".join(adr.logs(local.runner, f"{batch}/case-3")) == b"\0\351"
+    assert b"".join(adr.logs(swift.runner, f"{batch}/case-3")) == b"\0\351"
 
 
 def test_results_that_others_still_write_to_are_what_was_recorded(local: Scene) -> None:
