@@ -65,8 +65,8 @@ def adr_failures(given: Arguments) -> int:
       adr failures [options] [--] [<job>...]
 
     Alike are those with the same exit code and the same last line of output, but
-    for numbers, folders and the names of their inputs. A job is named as <batch>/<job>
-    or <job>, by its number, or by a pattern of names.
+    for numbers, folders and the names of their inputs. A job is named as
+    <batch>/<job> or <job>, by its number, or by a pattern of names.
 
     Options:
       --batch=BATCH          Only this batch

@@ -26,9 +26,9 @@ def adr_retry(given: Arguments) -> int:
     Usage:
       adr retry [options] [--] [<job>...]
 
-    Jobs that are named are retried if they have failed, are lost, or were cancelled;
-    without names and kinds, those that have failed. A job is named as <batch>/<job>
-    or <job>, by its number, or by a pattern of names.
+    Jobs that are named are retried if they have failed, are lost, or were
+    cancelled; without names and kinds, those that have failed. A job is named as
+    <batch>/<job> or <job>, by its number, or by a pattern of names.
 
     Options:
       --failed               Only jobs that have failed
