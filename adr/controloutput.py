@@ -26,8 +26,9 @@ __all__ = [
 ]
 
 _SHOWN_NAMES = 3
-#: A quotation that is shorter than this tells less than another name.
+#: A quotation that is shorter than this tells less than another name, or than one at all.
 _LEAST_QUOTED = 30
+_LEAST_QUOTED_ALONE = 10
 
 
 def wait_lines(report: WaitReport) -> Iterator[str]:
@@ -78,7 +79,7 @@ def _group_line(head: str, said: str, names: Sequence[str], shown: int, width: i
     quoted = plain(said)
     if width is not None:
         room = width - len(head) - len(tail) - len(' "" ')
-        if room < min(_LEAST_QUOTED, len(quoted)):
+        if room < min(_LEAST_QUOTED if shown > 1 else _LEAST_QUOTED_ALONE, len(quoted)):
             return ""
         quoted = clip(quoted, room)
     return f'{head} "{quoted}" {tail}'

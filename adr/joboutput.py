@@ -106,7 +106,7 @@ def _cut(lines: Sequence[str], room: int, newest: bool) -> Iterator[str]:
         return
     hidden = f"… {left_out:,} more"
     if newest:
-        yield from (lines[0], hidden, *lines[left_out + 1 :])
+        yield from (lines[0], hidden, *lines[left_out + 1 :]) if room > 2 else (lines[0], lines[-1])
     else:
         yield from (*lines[: room - 1], hidden)
 

@@ -62,7 +62,7 @@ class Screen:
         # The last column stays free: to clear the rest of a full line would clear its end.
         shown = [clip(line, width - 1) + _END_LINE for line in lines[:height]]
         self._is_new = False
-        _write(_HOME + "\r\n".join(shown) + _END_SCREEN)
+        _write(_HOME + "\n".join(shown) + _END_SCREEN)
 
     def wait(self, seconds: float) -> bool:
         """Wait, but no longer than until the frame has to be drawn again; tell whether it has."""

@@ -56,6 +56,11 @@ def test_cancelled_jobs_read_so_at_once_and_their_runs_are_ended(scene: Scene) -
     assert [scene.runs(job) for job in (4, 5, 6)] == [0, 0, 0]
     again = adr.cancel(scene.runner, [f"{batch}/case-*"])
     assert (again.waiting, again.running, again.decided) == ((), (), 6)
+
+    # and one that is queued again is not touched by any of it
+    adr.retry(scene.runner, [f"{batch}/case-4"])
+    scene.wait(lambda: scene.visible(batch)[4].state is JobState.SUCCEEDED)
+    assert states(scene)[5] == "succeeded"
     worker.end()
     scene.await_no_process()
 
