@@ -4,7 +4,8 @@ The networks are those of wntr's library and of wntr's own tests, 39 in version 
 are used, none is left out. Four give no pressures: three have an error on purpose (a section
 that does not exist, a time that is none, a pipe to a node that is not there), and cv_controls
 has no junction, which EPANET refuses. A job takes about a second, most of it the import of
-wntr; the longest (Net6_plus) takes nine.
+wntr; the longest (Net6_plus) takes nine. The jobs go without matplotlib, with which wntr only
+draws: to import it takes as long as all the rest. The plain loop has it.
 """
 
 import contextlib
@@ -24,6 +25,21 @@ from tests.servers import require
 
 ROOT = Path(__file__).parents[2]
 BAD_ON_PURPOSE = {"bad_syntax", "bad_times", "bad_values", "cv_controls"}
+
+#: Anything that is imported from there can be called, and does nothing.
+NO_PLOTS = """\
+class Nothing:
+    def __init__(self, *args, **options):
+        pass
+    def __call__(self, *args, **options):
+        return self
+    def __getattr__(self, name):
+        return self
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return Nothing()
+"""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -72,6 +88,16 @@ def loop(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Loop:
     assert set(complaints) >= BAD_ON_PURPOSE
     assert len(tables) >= 30
     return Loop(tables, complaints)
+
+
+@pytest.fixture(autouse=True)
+def without_plots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loop: Loop) -> None:
+    """Spare the jobs the import of matplotlib."""
+    place = tmp_path / "packages" / "matplotlib"
+    place.mkdir(parents=True)
+    for name in ("__init__", "animation", "colors", "path", "pylab", "pyplot"):
+        (place / f"{name}.py").write_text(NO_PLOTS)
+    monkeypatch.setenv("PYTHONPATH", str(place.parent))
 
 
 def adr(*arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess:
