@@ -19,7 +19,7 @@ from adr.worker.ending import Ending
 from adr.worker.leases import LeaseKeeper
 from adr.worker.outbox import Outbox
 from adr.worker.policy import Policy
-from adr.worker.slot import Delivery, Slot
+from adr.worker.slot import Delivery, FolderGone, Slot
 from adr.worker.tree import discard_tree
 from adr.worker.turns import Turns
 
@@ -117,6 +117,11 @@ class Crew:
             except RunnerGone:
                 self._on_gone()
                 return
+            except FolderGone as error:
+                _log.warning("%s", error)
+                self._leases.release([lease])
+                self._ending.drop()
+                return
             except ServiceError as error:
                 _log.warning("%s; giving %s back", error, lease.job.name)
                 self._leases.release([lease], delay_s=_AFTER_TROUBLE_S)
@@ -138,7 +143,7 @@ class Crew:
                 slot.prepare(lease)
         except DiskTooSmall as error:
             return self._make_room(slot, lease, error, size)
-        except ServiceError:
+        except (ServiceError, FolderGone):
             raise
         except (AdrError, OSError) as error:
             if not (isinstance(error, NotFound) and self.is_called_off(lease)):

@@ -145,6 +145,14 @@ class Outbox:
             record = self._stored(delivery)
         except _GivenUp:
             record = None
+        except FileNotFoundError as error:
+            name = delivery.lease.job.name
+            _log.warning("%s runs again, as its results were removed: %s", name, error)
+            record = None
+            with self._guard:
+                self._leases.pop(delivery.lease.attempt, None)
+            with suppress(AdrError):
+                self._runner.ledger.release([delivery.lease])
         except Exception as error:
             if not isinstance(error, AdrError):
                 _log.exception("storing the results of %s failed", delivery.lease.job.name)

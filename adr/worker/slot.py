@@ -29,7 +29,7 @@ from adr.worker.staging import stage
 from adr.worker.tree import discard_tree
 from adr.worker.workspace import Workspace
 
-__all__ = ["Delivery", "Limits", "Slot", "Stop"]
+__all__ = ["Delivery", "FolderGone", "Limits", "Slot", "Stop"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +66,10 @@ class Stop(enum.Enum):
     LIMIT = "limit"
     #: Its machine is about to be taken away: it counts only if it succeeds all the same.
     NOTICE = "notice"
+
+
+class FolderGone(AdrError):
+    """Report that somebody has removed the folder in which this worker works."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,11 @@ class Slot:
         self._workspaces[batch] = workspace
 
     def _make_directory(self) -> None:
-        self._directory.mkdir(exist_ok=True)
+        try:
+            self._directory.mkdir(exist_ok=True)
+        except FileNotFoundError as error:
+            place = self._directory.parent
+            raise FolderGone(f"{place} has been removed, so this worker ends") from error
         if self._user and not self._inner.exists():
             # The script is here, which jobs may read, and they may change what lies within.
             self._directory.chmod(0o711)
@@ -198,6 +206,7 @@ class Slot:
         log = staging / "log"
         kills = memory_kills()
         ending = self._launch(job, lease, workspace.directory, log)
+        self._make_directory()
         why = next((each for each in Stop if each in self._stops), None)
         cut = ending.stopped_by == "order" and why is Stop.LIMIT
         dropped = ending.stopped_by == "order" and not _counts(ending, why)

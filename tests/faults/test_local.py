@@ -230,3 +230,24 @@ def remove(folder: Path) -> None:
 
 def assert_no_traceback(process: Process) -> None:
     assert "Traceback" not in process.output(), process.output()
+
+
+def test_a_worker_whose_folder_is_removed_fails_no_job(local: Scene) -> None:
+    # given a worker in the middle of two jobs
+    batch = local.queue(6)
+    local.hold(1, 2)
+    worker = local.worker(slots=2)
+    local.await_run(1)
+    local.await_run(2)
+    # when somebody, such as a cleaner of /tmp, removes the folder that it works in
+    for path in local.workingdir.iterdir():
+        remove(path)
+    local.let_go(1)
+    # then it ends at the end of a job, says so, and gives back what it had
+    assert worker.ended() == 0, worker.output()
+    assert said(worker, "has been removed, so this worker ends")
+    assert_no_traceback(worker)
+    local.await_no_process()
+    local.let_go(2)
+    local.finish()
+    local.check(batch)
