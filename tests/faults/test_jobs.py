@@ -173,9 +173,11 @@ def _written(path: Path) -> Iterator[None]:
 def test_a_job_that_fills_memory_is_killed_alone(local: Scene, little_memory: Path) -> None:
     # given jobs of which one fills memory by many processes, none as large as the worker, and
     # one by a single one
+    # One after the other: where many ask at once, the kernel kills more than it has to.
     filler = "head -c 16M /dev/zero | tail -c 16M >&3"
     many = (
-        f"mkfifo it; exec 3<>it; set -o pipefail; for i in {{1..14}}; do ({filler}) & done; wait -n"
+        "mkfifo it; exec 3<>it; set -o pipefail;"
+        f"for i in {{1..14}}; do ({filler}) & sleep 0.05; done; wait -n"
     )
     large = "exec tail /dev/zero"
     local.command = f"case {{#}} in 2) {many};; 3) {large};; *) bash job.sh {{}};; esac"
