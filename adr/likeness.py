@@ -27,6 +27,8 @@ _VARIES = "…"
 _COMPARED = 300
 #: Of those that are alike with their names in, so many are asked how they are without.
 _ASKED = 20
+#: What a shell says of a program that was ended by a signal.
+_KILLED = re.compile(r".*: line \d+: +\d+ ([A-Z][A-Za-z ]*?)(?: {2,}.*| \(core dumped\).*)?")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 #: Ids, addresses in memory and digests; numbers with what belongs to them, also several.
 _NUMBERS = re.compile(
@@ -99,7 +101,10 @@ def group_failures(failures: Iterable[tuple[Job, JobRecord]]) -> list[FailureGro
 
 
 def last_line(output: str) -> str:
-    """Return the last line of an output that says anything, without what controls a terminal."""
+    """Return the last line of an output that says anything, without what controls a terminal.
+
+    Of what a shell says when a program is killed, this is the name of the signal.
+    """
     text = output.rstrip()
     while text:
         cut = max(text.rfind("\n"), text.rfind("\r"))
@@ -107,7 +112,8 @@ def last_line(output: str) -> str:
         if "\x1b" in line:
             line = _ESCAPES.sub("", line)
         if line and any(map(str.isalpha, line)):
-            return line
+            killed = _KILLED.fullmatch(line)
+            return killed[1] if killed else line
         text = text[: max(cut, 0)].rstrip()
     lines = output.split()
     return lines[-1] if lines else ""

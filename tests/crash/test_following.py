@@ -127,7 +127,7 @@ def test_all_who_follow_a_job_hear_each_byte_once(
     second = talk.follow(followed)
     second.await_heard(2 * len(BURST))
     # and who only asks for it is told how to
-    with pytest.raises(AdrError, match="is running: .* or followed: adr logs -f$"):
+    with pytest.raises(AdrError, match=r"is running: .* or followed: adr logs -f$"):
         adr.logs(talk.runner.id, followed.name)
     # and what it says just before it ends is heard as well
     talk.say(followed, 3)

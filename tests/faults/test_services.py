@@ -17,9 +17,9 @@ from tests.proxy import Proxy
 from tests.scene import Process, Scene
 
 #: How long services are away: longer than `SHORT` leases, heartbeats, and calls tried again.
-AWAY_S = 7
-#: Times of workers that hold their leases meanwhile, as those of 120 s outlive a minute.
-LASTING = {"visibility_s": 20, "dead_after_s": 20}
+AWAY_S = 60
+#: Times of workers that hold their leases meanwhile, which are those of every worker.
+LASTING = {"visibility_s": 120, "dead_after_s": 100}
 
 
 @pytest.fixture

@@ -173,3 +173,24 @@ def test_many_failures_of_jobs_named_by_words_are_grouped():
     ]
 
     assert len(group_failures(failures)) == len(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "step 3\n/w/slot-1/run.sh: line 2:  4711 Segmentation fault      bash job.sh a.txt\n",
+            "Segmentation fault",
+        ),
+        (
+            "run.sh: line 12: 9 Floating point exception (core dumped) ./model b.txt",
+            "Floating point exception",
+        ),
+        ("x: line 1: 77 Killed                  ./model", "Killed"),
+        ("run.sh: line 2: 12 is not a number", "run.sh: line 2: 12 is not a number"),
+    ],
+)
+def test_of_what_a_shell_says_of_a_killed_program_the_name_of_the_signal_is_kept(
+    said: str, shown: str
+) -> None:
+    assert last_line(said) == shown
