@@ -319,11 +319,22 @@ class AwsLedger:
                 with self._guard:
                     if self._is_held(job, message, asked_at, done):
                         continue
-                    lease = self._hold(message, job, asked_at, card)
-                    leases.append(lease)
+                    passed = self._holds.get(self._held.get(job.id, ""))
+                    if passed is None:
+                        lease = self._hold(message, job, asked_at, card)
+                        leases.append(lease)
+                if passed is not None:
+                    # Whoever had it meanwhile is to come too late, if only asleep.
+                    if self._write_card(passed):
+                        self._renew(passed, message, asked_at)
+                    continue
                 if card.starts >= job.crash_limit:
-                    record = lost_too_often(job, lease.attempt, card.starts, card.notes)
-                    self.settle([Outcome(lease, record)])
+                    # First the card: its holder may only have slept, and is to come too late then.
+                    if self._write_card(self._holds[lease.attempt]):
+                        record = lost_too_often(job, lease.attempt, card.starts, card.notes)
+                        self.settle([Outcome(lease, record)])
+                    else:
+                        self._drop(lease)
                     leases.remove(lease)
 
     def _decided(self, batch: str) -> dict[int, int]:
@@ -374,19 +385,25 @@ class AwsLedger:
     def _is_held(self, job: Job, message: Message, asked_at: float, done: list[str]) -> bool:
         """Deal with the message of a job that this worker holds; tell whether it was one.
 
-        A newer receipt prolongs the lease. Another message of the same job, which a send
-        without an answer may leave, is one too many while ours is hidden from all others.
+        A newer receipt prolongs the lease, but one that has passed may be another's by now.
+        Another message of the same job, which a send without an answer may leave, is one too
+        many while ours is hidden from all others.
         """
         attempt = self._held.get(job.id)
         if attempt is None:
             return False
         hold = self._holds[attempt]
         if message.id == hold.lease.handle:
-            hold.handle, hold.taken_at = message.handle, asked_at
-            hold.lease = replace(hold.lease, deadline=asked_at + self._visibility_s)
+            if boot_time() >= hold.lease.deadline:
+                return False
+            self._renew(hold, message, asked_at)
         elif boot_time() < hold.lease.deadline < math.inf:
             done.append(message.handle)
         return True
+
+    def _renew(self, hold: _Hold, message: Message, asked_at: float) -> None:
+        hold.handle, hold.taken_at = message.handle, asked_at
+        hold.lease = replace(hold.lease, deadline=asked_at + self._visibility_s)
 
     def _hold(self, message: Message, job: Job, asked_at: float, card: Card | None = None) -> Lease:
         lease = Lease(

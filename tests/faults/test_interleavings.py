@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import sqlite3
 import uuid
 from collections import Counter, defaultdict
@@ -40,7 +41,7 @@ from tests.faults.small_aws import Fault, SmallAws, small_aws
 #: Times of AWS in seconds. A heartbeat is written every 25 s.
 VISIBILITY_S, CARD_AFTER_S, CEILING_S, DEAD_AFTER_S, BEAT_S = 120, 200, 400, 100, 25
 CRASH_LIMIT = 2
-MOST_JOBS = 5
+MOST_JOBS = 9
 
 OPERATIONS = [
     "SendMessageBatch",
@@ -83,6 +84,8 @@ class Hold:
     began: bool = False
     #: It was told that the lease is lost; it may have an outcome all the same.
     lost: bool = False
+    #: Its worker has received since, which may have renewed the lease.
+    renewed: bool = False
 
 
 class Place(Protocol):
@@ -291,13 +294,18 @@ class Interleaving:
         worker = self.awake(number)
         if worker is None:
             return
-        over = self._over()
+        over, before = self._over(), len(self.holds)
+        for hold in self.held_by(worker):
+            hold.renewed = True
         with suppress(ServiceError):
             leases = worker.ledger.receive(1 + more % 4, 0)
             assert len(leases) <= 1 + more % 4
             for lease in leases:
                 self._look_at(lease, over)
                 self.holds.append(Hold(worker, lease))
+        # Most often what is leased begins soon.
+        for hold in self.holds[before:] if number % 3 else ():
+            self._start(hold)
 
     def _over(self) -> set[JobId]:
         return {each.id for each in self.place.records() if not each.late}
@@ -318,10 +326,13 @@ class Interleaving:
 
     def start(self, number: int, more: int) -> None:
         hold = self.chosen(number, lambda hold: not hold.began and not hold.lost)
-        if hold is None:
-            return
+        if hold is not None:
+            self._start(hold)
+
+    def _start(self, hold: Hold) -> None:
         told = self.told[hold.lease.job.id]
         told.tried["lost"] += 1
+        may_begin = self.place.is_valid(hold) or hold.renewed
         try:
             begun = hold.worker.ledger.start([hold.lease])
         except ServiceError:
@@ -329,6 +340,7 @@ class Interleaving:
             self._release(hold, 5, failed=False, note="")
             return
         if begun:
+            assert may_begin, "an attempt began whose lease had passed"
             hold.began = True
         else:
             told.tried["lost"] -= 1
@@ -389,7 +401,18 @@ class Interleaving:
         self.holds = [hold for hold in self.holds if hold.lease.attempt not in self.outcomes]
         for each in mine:
             self.told[each.lease.job.id].tried["lost"] -= self.place.exact
-        self._settle(first.worker, mine)
+        passed = {
+            hold.lease.attempt
+            for hold in (first, *holds[: more // 4])
+            if not self.place.is_valid(hold) and not hold.renewed
+        }
+        if more == 3:
+            self._die_settling(first.worker, mine)
+        else:
+            self._settle(first.worker, mine)
+        late = {record.attempt for record in self.place.records() if record.late}
+        written = {record.attempt for record in self.place.records()}
+        assert passed & written <= late, "an outcome came in time whose lease had passed"
 
     def settle_again(self, number: int, more: int) -> None:
         if not self.outcomes:
@@ -398,6 +421,13 @@ class Interleaving:
         worker = next((w for w in self.workers if w.name == outcome.record.worker), None)
         if worker is not None and not worker.asleep:
             self._settle(worker, [outcome])
+
+    def _die_settling(self, worker: Worker, outcomes: Sequence[Outcome]) -> None:
+        """Kill a worker after its records were written and before, on AWS, the jobs are removed."""
+        self._faults().append(Fault("DeleteMessageBatch", "before"))
+        with suppress(ServiceError):
+            worker.ledger.settle(outcomes)
+        self._replace(worker)
 
     def _settle(self, worker: Worker, outcomes: Sequence[Outcome]) -> None:
         for _ in range(20):
@@ -410,9 +440,31 @@ class Interleaving:
 
     def die(self, number: int, more: int) -> None:
         """Kill a worker; another one takes its place."""
-        worker = self.workers.pop(number % len(self.workers))
+        self._replace(self.workers[number % len(self.workers)])
+
+    def _replace(self, worker: Worker) -> None:
+        self.workers.remove(worker)
         self._bury(worker)
         self.hire()
+
+    def take_over(self, number: int, more: int) -> None:
+        """Stop a worker for so long that others get its jobs, and let it go on as if nothing was.
+
+        All in one, since chance alone hardly finds a way that long.
+        """
+        worker = self.workers[number % len(self.workers)]
+        worker.asleep = True
+        self._pass(300)
+        for action in ("receive", "start", "settle")[: 1 + more % 3]:
+            getattr(self, action)(number, 3 if action == "receive" else 0)
+            self.check()
+        worker.asleep = False
+        self.place.beat(worker.name)
+        action = ("start", "settle", "extend", "release")[more // 3]
+        self.workers.remove(worker)
+        self.workers.insert(0, worker)
+        self.holds.sort(key=lambda hold: hold.worker is not worker)
+        getattr(self, action)(0, number)
 
     def _bury(self, worker: Worker) -> None:
         for hold in self.held_by(worker):
@@ -483,7 +535,10 @@ class Interleaving:
         for record in records:
             mine = self.outcomes.get(record.attempt)
             if mine is None:
-                assert record.reason == f"lost its worker {CRASH_LIMIT} times", record
+                lost = re.fullmatch(r"lost its worker (\d+) times", record.reason)
+                assert lost, record
+                assert int(lost[1]) >= CRASH_LIMIT
+                assert int(lost[1]) == CRASH_LIMIT or not self.place.exact
             else:
                 assert replace(record, late=False) == mine.record
         in_time = Counter(each[0] for each in {(r.id, r.attempt) for r in records if not r.late})
@@ -569,20 +624,21 @@ PHASES = [
 #: How often which action is chosen.
 ACTIONS: Mapping[str, int] = {
     "do_nothing": 1,
-    "send": 3,
+    "send": 5,
     "send_once_more": 1,
-    "retry": 2,
+    "retry": 3,
     "receive": 9,
-    "start": 9,
+    "start": 4,
     "extend": 4,
-    "release": 5,
-    "settle": 5,
+    "release": 4,
+    "settle": 4,
     "settle_again": 1,
     "die": 3,
     "fall_asleep": 2,
     "wake_up": 2,
     "pass_time": 6,
     "compute": 2,
+    "take_over": 3,
     "deliver_again": 1,
     "fail": 3,
 }
@@ -613,6 +669,7 @@ def run(seed: int, make: Callable[[], Place], clock: Clock, examples: int) -> No
         place = make()
         try:
             machine = Interleaving(place, clock)
+            machine.send(2, 1)
             for action, number, more in steps:
                 getattr(machine, action)(number, more)
                 machine.check()
