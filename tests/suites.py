@@ -69,7 +69,7 @@ def main(words: Sequence[str]) -> int:
         running.add(process)
         out, _ = process.communicate()
         with said:
-            print(f"===== {name} =====\n{out}", flush=True)
+            print(f"===== {name}: {' '.join(SUITES[name])} =====\n{out}", flush=True)
         return process.returncode == 0
 
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
