@@ -10,15 +10,18 @@ not touched by it, and an outcome that was recorded before still counts.
 from __future__ import annotations
 
 import bisect
+import heapq
 import json
+import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from adr.documents import reading
-from adr.errors import NotFound
+from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
 from adr.keys import CONTROL, FOLLOWS, TOMBSTONE
 from adr.models import SCHEMA, Job, check_schema, new_id, time_text
 from adr.stores.base import ObjectStore
@@ -35,6 +38,8 @@ __all__ = [
     "order_resumption",
     "read_orders",
 ]
+
+_log = logging.getLogger(__name__)
 
 _RUNNER = CONTROL + "destroyed"
 _BATCH = CONTROL + "destroyed-batch/"
@@ -68,8 +73,8 @@ class Orders:
     destroyed_batches: frozenset[str] = frozenset()
     #: Nothing is to be leased.
     paused: bool = False
-    #: For each batch the jobs that are called off, in the order of their numbers, by order.
-    cancelled: Mapping[str, tuple[tuple[_Span, ...], ...]] = field(default_factory=dict)
+    #: For each batch the jobs that are called off, in the order of their numbers.
+    cancelled: Mapping[str, tuple[_Span, ...]] = field(default_factory=dict)
     #: Whose output somebody reads.
     follows: tuple[Follow, ...] = ()
 
@@ -77,8 +82,7 @@ class Orders:
         """Return why a job is not to be run any more, in words; empty where it is."""
         if job.batch in self.destroyed_batches:
             return "its batch was destroyed"
-        called_off = self.cancelled.get(job.batch, ())
-        return "cancelled" if any(_covers(spans, job) for spans in called_off) else ""
+        return "cancelled" if _covers(self.cancelled.get(job.batch, ()), job) else ""
 
 
 class OrderBook:
@@ -92,10 +96,15 @@ class OrderBook:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._cancelled: dict[str, Mapping[str, tuple[_Span, ...]]] = {}
+        #: What each order calls off, and all of them together.
+        self._read: dict[str, Mapping[str, tuple[_Span, ...]]] = {}
+        self._cancelled: dict[str, tuple[_Span, ...]] = {}
 
     def read(self) -> Orders:
-        """Return the orders that stand: one listing, and one call for each new cancelling."""
+        """Return the orders that stand: one listing, and one call for each new cancelling.
+
+        One that cannot be read is logged, once: it must not hide the others.
+        """
         entries = list(self._store.list(CONTROL))
         keys = [entry.key for entry in entries]
         return Orders(
@@ -112,17 +121,25 @@ class OrderBook:
             ),
         )
 
-    def _read_cancelled(self, keys: Iterable[str]) -> dict[str, tuple[tuple[_Span, ...], ...]]:
-        found: dict[str, tuple[tuple[_Span, ...], ...]] = {}
-        for key in keys:
-            if key not in self._cancelled:
-                try:
-                    self._cancelled[key] = _spans(self._store.read(key).body)
-                except NotFound:
-                    continue
-            for batch, spans in self._cancelled[key].items():
-                found[batch] = (*found.get(batch, ()), spans)
-        return found
+    def _read_cancelled(self, keys: Iterable[str]) -> dict[str, tuple[_Span, ...]]:
+        new = [key for key in keys if key not in self._read]
+        for key in new:
+            try:
+                self._read[key] = _spans(self._store.read(key).body)
+            except NotFound:
+                continue
+            except (RunnerGone, ServiceError):
+                raise
+            except AdrError as error:
+                _log.warning("%s: it is left out", error)
+                self._read[key] = {}
+        if new:
+            spans: dict[str, list[_Span]] = {}
+            for order in self._read.values():
+                for batch, some in order.items():
+                    spans.setdefault(batch, []).extend(some)
+            self._cancelled = {batch: _merged(some) for batch, some in spans.items()}
+        return self._cancelled
 
 
 def read_orders(store: ObjectStore) -> Orders:
@@ -185,6 +202,28 @@ def _spans(body: bytes) -> dict[str, tuple[_Span, ...]]:
             )
             for batch, some in data["batches"].items()
         }
+
+
+def _merged(spans: Iterable[_Span]) -> tuple[_Span, ...]:
+    """Return spans that do not overlap and cover the same: the newest generation of each number."""
+    coming = sorted(spans)
+    edges = sorted({edge for first, last, _ in coming for edge in (first, last + 1)})
+    merged: list[_Span] = []
+    open_: list[tuple[int, int]] = []
+    at = 0
+    for first, end in pairwise(edges):
+        while at < len(coming) and coming[at][0] <= first:
+            heapq.heappush(open_, (-coming[at][2], coming[at][1]))
+            at += 1
+        while open_ and open_[0][1] < first:
+            heapq.heappop(open_)
+        if open_:
+            generation = -open_[0][0]
+            if merged and merged[-1][1:] == (first - 1, generation):
+                merged[-1] = (merged[-1][0], end - 1, generation)
+            else:
+                merged.append((first, end - 1, generation))
+    return tuple(merged)
 
 
 def _covers(spans: tuple[_Span, ...], job: Job) -> bool:

@@ -84,6 +84,11 @@ class JobView:
     state: JobState
     record: JobRecord | None
 
+    @property
+    def is_undecided(self) -> bool:
+        """Tell whether it has no outcome, and is not called off."""
+        return self.record is None and self.state is not JobState.CANCELLED
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object: the fields of the record, completed by those of the job."""
         job = self.job
@@ -130,6 +135,8 @@ class Status:
     #: Sentences that somebody should read.
     notes: list[str] = field(default_factory=list)
     paused: bool = False
+    #: Jobs that are called off, and that workers have still to end.
+    ending: int = 0
 
     def to_dict(self, jobs: bool = False) -> dict[str, Any]:
         """Return what ``adr status --json`` prints, with ``--jobs`` where `jobs`."""
@@ -301,7 +308,6 @@ class Survey:
             for slot in worker.running
         }
         status = Status(runner.id, Counts(), [], workers, [], paused=orders.paused)
-        ending = 0
         for name, parts in manifests.items():
             destroyed = name in orders.destroyed_batches
             counts = BatchStatus(batch=name, sealed=self.is_sealed(name), destroyed=destroyed)
@@ -312,7 +318,7 @@ class Survey:
                     state = record.state
                 elif gone or orders.against(job):
                     record, state = None, JobState.CANCELLED
-                    ending += job.id in running
+                    status.ending += job.id in running
                 elif job.id in running:
                     record, state = None, JobState.RUNNING
                 elif empty and counts.sealed:
@@ -327,11 +333,13 @@ class Survey:
             status.batches.append(counts)
             if counts.undecided:
                 since = {job.id: part.created for part in parts for job in part.jobs}
-                oldest = min(since[each.job.id] for each in views if each.record is None)
+                oldest = min(since[each.job.id] for each in views if each.is_undecided)
                 status.notes += _notes_on(oldest, counts, runner.retention_s)
-        if ending:
-            verb = "job is" if ending == 1 else "jobs are"
-            status.notes.append(f"{ending} cancelled {verb} about to be ended by the workers")
+        if status.ending:
+            verb = "job is" if status.ending == 1 else "jobs are"
+            status.notes.append(
+                f"{status.ending} cancelled {verb} about to be ended by the workers"
+            )
         if dead:
             status.notes.append(
                 f"the queue has given up {_messages(dead)} that came back too often: "
@@ -396,13 +404,15 @@ def choose_jobs(views: Sequence[JobView], patterns: Sequence[str]) -> list[JobVi
     if not patterns:
         return list(views)
     # A shell may have made a hundred thousand names of one pattern.
-    called: dict[str, list[JobView]] = {}
+    named: dict[str, list[JobView]] = {}
+    numbered: dict[str, list[JobView]] = {}
     for view in views:
-        for name in {view.job.label, view.job.name, str(view.job.index)}:
-            called.setdefault(name, []).append(view)
+        numbered.setdefault(str(view.job.index), []).append(view)
+        for name in (view.job.label, view.job.name):
+            named.setdefault(name, []).append(view)
     chosen: dict[JobId, JobView] = {}
     for pattern in patterns:
-        found = called.get(pattern) or pick_jobs(views, pattern)
+        found = named.get(pattern) or numbered.get(pattern) or pick_jobs(views, pattern)
         if not found:
             raise UsageError(f"no job is named like {pattern!r}: adr status --jobs shows all")
         chosen.update((view.job.id, view) for view in found)
@@ -410,16 +420,20 @@ def choose_jobs(views: Sequence[JobView], patterns: Sequence[str]) -> list[JobVi
 
 
 def pick_jobs(views: Sequence[JobView], pattern: str) -> list[JobView]:
-    """Return the jobs named so: by label, ``batch/label`` or number, or else by a glob of them."""
+    """Return the jobs named so: by label or ``batch/label``, else by number, else by a glob."""
 
-    def called(view: JobView) -> bool:
-        return pattern in (view.job.label, view.job.name, str(view.job.index))
+    def is_called(view: JobView) -> bool:
+        return pattern in (view.job.label, view.job.name)
 
     def matches(view: JobView) -> bool:
         names = (view.job.label, view.job.name)
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
-    return [view for view in views if called(view)] or [view for view in views if matches(view)]
+    return (
+        [view for view in views if is_called(view)]
+        or [view for view in views if pattern == str(view.job.index)]
+        or [view for view in views if matches(view)]
+    )
 
 
 def _noted_as(job: Job) -> str:

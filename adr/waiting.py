@@ -165,12 +165,13 @@ def wait(
             troubled = bool(look.trouble)
             told.tell(look.status.notes)
             advance.show(totals)
-            if not totals.undecided:
+            left_s = give_up_at - time.monotonic()
+            # One that is about to be ended may still succeed.
+            if not totals.undecided and (not look.status.ending or left_s <= 0):
                 done = totals.succeeded == totals.jobs
                 return WaitReport(WaitState.SUCCEEDED if done else WaitState.FAILED, totals)
-            if totals.undecided == totals.lost:
+            if 0 < totals.undecided == totals.lost:
                 return WaitReport(WaitState.LOST, totals)
-            left_s = give_up_at - time.monotonic()
             if left_s <= 0:
                 return WaitReport(WaitState.TIMEOUT, totals)
             time.sleep(min(look.pause_s, left_s))

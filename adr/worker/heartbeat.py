@@ -59,6 +59,8 @@ class Heartbeat:
         self._on_gone = on_gone
         self._alive = alive
         self._alive_failed = False
+        self._orders = OrderBook(runner.store)
+        self._orders_at = 0.0
         self._told: WorkerInfo | None = None
         self._beat_at = 0.0
         #: Whether the store could be used at the last try.
@@ -76,24 +78,21 @@ class Heartbeat:
 
     def go_on(self, over: threading.Event) -> None:
         """Write each further one, soon after a change, and read the orders, until `over`."""
-        orders = OrderBook(self._runner.store)
-        orders_at = time.monotonic() + self._runner.orders_s
+        self._orders_at = time.monotonic() + self._runner.orders_s
+        # Each by itself: a worker that may only read is to obey all the same.
+        duties = (self._read_orders, self._beat_if_due)
         while not over.wait(_TICK_S):
-            try:
-                info = self._info()
-                if self._is_due(info):
-                    self._beat(info)
-                if time.monotonic() >= orders_at:
-                    self._obey(orders.read())
-                    orders_at = time.monotonic() + self._runner.orders_s
-            except RunnerGone:
-                self._on_gone()
-            except AdrError as error:
-                self.is_heard = False
-                _log.warning("%s", error)
-                over.wait(_AFTER_TROUBLE_S)
-            except Exception:
-                _log.exception("could not write the heartbeat")
+            for duty in duties:
+                try:
+                    duty()
+                except RunnerGone:
+                    self._on_gone()
+                except AdrError as error:
+                    self.is_heard = False
+                    _log.warning("%s", error)
+                    over.wait(_AFTER_TROUBLE_S)
+                except Exception:
+                    _log.exception("could not read the orders, or write the heartbeat")
 
     def end(self, gone: bool) -> None:
         """Write the last one, or remove all where the runner is gone; raises nothing."""
@@ -105,6 +104,16 @@ class Heartbeat:
                 self._runner.roster.leave(info)
         except AdrError as error:
             _log.debug("the heartbeat stays behind: %s", error)
+
+    def _read_orders(self) -> None:
+        if time.monotonic() >= self._orders_at:
+            self._obey(self._orders.read())
+            self._orders_at = time.monotonic() + self._runner.orders_s
+
+    def _beat_if_due(self) -> None:
+        info = self._info()
+        if self._is_due(info):
+            self._beat(info)
 
     def _is_due(self, info: WorkerInfo) -> bool:
         shortest_s, usual_s = self._runner.heartbeat_s

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adr.errors import AdrError
 from adr.keys import CONTROL
 from adr.models import Job
 from adr.orders import (
@@ -100,6 +99,36 @@ def test_whatever_is_named_is_covered_and_nothing_newer(
     }
 
 
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), max_size=6),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_orders_together_call_off_what_each_of_them_does(
+    tmp_path_factory: pytest.TempPathFactory, ordered: list[list[tuple[int, int]]]
+) -> None:
+    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+    store.create()
+    for named in ordered:
+        order_cancelling(store, [job(index, generation) for index, generation in named])
+    orders = read_orders(store)
+    newest: dict[int, int] = {}
+    for index, generation in (each for named in ordered for each in named):
+        newest[index] = max(generation, newest.get(index, 0))
+    for index in range(14):
+        for generation in range(5):
+            is_named = generation <= newest.get(index, -1)
+            assert bool(orders.against(job(index, generation))) == is_named
+
+
+def test_many_orders_about_neighbours_are_one(store: Counting) -> None:
+    for index in range(1, 201):
+        order_cancelling(store, [job(index)])
+    assert read_orders(store).cancelled == {"2026-a": ((1, 200, 0),)}
+
+
 def test_an_order_about_nothing_is_none(store: Counting) -> None:
     order_cancelling(store, [])
     assert list(store.list(CONTROL)) == []
@@ -160,7 +189,16 @@ def test_who_follows_is_told_by_the_key_and_changes_tell_that_they_still_do(
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"schema": 1}', b'{"schema": 1, "batches": {"a": [[1]]}}', b"\xff"]
 )
-def test_a_broken_order_is_named(store: Counting, body: bytes) -> None:
+def test_a_broken_order_is_told_once_and_hides_no_other(
+    store: Counting, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     store.write(CONTROL + "cancel/ab.json", body)
-    with pytest.raises(AdrError, match="an order to cancel jobs is"):
-        read_orders(store)
+    order_cancelling(store, [job(1)])
+    order_pause(store)
+    book = OrderBook(store)
+    for _ in range(2):
+        orders = book.read()
+        assert orders.paused
+        assert orders.against(job(1)) == "cancelled"
+    (said,) = caplog.messages
+    assert "an order to cancel jobs" in said

@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import adr
-from adr import survey, waiting
+from adr import retrying, survey, waiting
 from adr.errors import Denied, Unavailable, UsageError
-from adr.models import Job
+from adr.models import Job, JobState, SlotInfo, WorkerInfo
+from adr.roster import WorkerLocks
+from adr.runner import open_runner
+from adr.survey import JobView, choose_jobs, pick_jobs
 from adr.waiting import WaitState
 from tests.unit.workers import Site, Through
 
@@ -253,3 +257,66 @@ def test_a_job_that_is_called_off_is_decided_only_as_it_was_meant(site: Site) ->
     adr.cancel(site.runner, [str(second.index)])
     assert site.survey.is_decided()
     assert adr.cancel(site.runner, everything=True).decided == 2
+
+
+def test_a_number_names_a_job_only_where_no_job_is_called_so(site: Site) -> None:
+    # given jobs that are called by other numbers than they have
+    views = [
+        JobView(Job("b", index, 3, label, "true"), JobState.QUEUED, None)
+        for index, label in ((1, "0"), (2, "1"), (3, "2"))
+    ]
+
+    def chosen(*names: str) -> list[str]:
+        return [view.job.label for view in choose_jobs(views, names)]
+
+    # then
+    assert chosen("1") == ["1"]
+    assert chosen("3") == ["2"]
+    assert chosen("2", "b/0") == ["0", "2"]
+    assert [view.job.label for view in pick_jobs(views, "1")] == ["1"]
+    assert chosen() == ["0", "1", "2"]
+
+
+def test_who_waits_does_so_until_workers_have_ended_what_was_called_off(
+    site: Site, clock: Clock
+) -> None:
+    # given a job that is called off, while a worker says that it runs it
+    batch = site.queue("true", 1)
+    (job,) = (view.job for view in site.survey.status(batch).jobs)
+    roster = open_runner(site.runner, worker="ab").roster
+    locks = WorkerLocks(Path(site.runner, "workers"))
+    locks.hold("ab")
+    slot = SlotInfo(*job.id, "attempt", time.time())
+    info = WorkerInfo("ab", "here", 1, 1, time.time(), "0", running=(slot,))
+    roster.beat(info)
+    adr.cancel(site.runner, everything=True)
+    assert site.survey.status().ending == 1
+    assert adr.wait(site.runner, timeout=5).state is WaitState.FAILED
+    assert sum(clock.slept) >= 5
+    # when it has ended it
+    clock.slept.clear()
+    clock.meanwhile = lambda: roster.beat(replace(info, running=()))
+    assert adr.wait(site.runner).totals.cancelled == 1
+    assert len(clock.slept) == 1
+    locks.drop("ab")
+
+
+def test_what_is_called_off_does_not_count_as_having_waited(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given two jobs of which one was called off twelve days ago, and the other is retried today
+    batch = site.queue("true", 2)
+    first, second = (view.job for view in site.survey.status(batch).jobs)
+    adr.cancel(site.runner, [first.name, second.name])
+    later = SimpleNamespace(time=lambda: time.time() + 12 * 24 * 3600)
+    monkeypatch.setattr(retrying, "time", later)
+    monkeypatch.setattr(survey, "time", later)
+    looking = survey.Survey(replace(open_runner(site.runner), retention_s=14 * 24 * 3600))
+    adr.retry(site.runner, [second.name])
+    # then nothing has waited for long
+    assert not [note for note in looking.status().notes if "days" in note]
+    # but where it was queued then
+    adr.cancel(site.runner, everything=True)
+    monkeypatch.setattr(retrying, "time", time)
+    adr.retry(site.runner, [second.name])
+    assert [note for note in looking.status().notes if "waited for 12 days" in note]
