@@ -207,6 +207,8 @@ class Scene:
     def finish(self) -> None:
         """Let a new worker deal with all that is left, and end it."""
         worker = self.worker(slots=4)
+        # There may be nothing left, and it does not listen to signals yet.
+        self.wait(lambda: any(info.pid == worker.pid for info in self.roster.alive()))
         self.await_empty()
         worker.end()
 

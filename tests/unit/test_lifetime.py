@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+from pathlib import Path
+
 import pytest
 
+from adr.runner import create_runner, open_runner
 from adr.worker.lifetime import Lifetime
+from adr.worker.slot import Limits
 
 HOUR = 3600.0
 
@@ -64,3 +69,15 @@ def test_jobs_are_ended_early_enough_for_their_results(clock: Clock) -> None:
     assert not lifetime.is_over
     clock.now += 130
     assert lifetime.is_over
+
+
+@pytest.mark.parametrize("kind", ["aws", "local"])
+def test_what_is_called_off_is_over_within_half_a_minute(kind: str, tmp_path: Path) -> None:
+    # given a worker that looks at its orders as seldom as any, and a job that ignores TERM
+    runner = (
+        create_runner(local=True, directory=tmp_path / "runner")
+        if kind == "local"
+        else open_runner(str(uuid.uuid4()), "eu-central-1")
+    )
+    # then
+    assert runner.orders_s + Limits().term_s <= 25
