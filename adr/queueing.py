@@ -164,7 +164,8 @@ def finish_sending(
     name : str
         What stands in the key of the manifest.
     again : bool, optional
-        Some may have been sent: those that were for certain are not sent again.
+        Some may have been sent, or are being sent by somebody else: those that were for certain
+        are not sent again.
     """
     before = _sent(runner, name) if again else 0
     left = jobs[before:]
@@ -265,16 +266,18 @@ def _finish_queueing(
 ) -> dict[Key, str]:
     """Send what is left of batches all of whose jobs are wanted; return the jobs with theirs.
 
-    Nobody else would ever finish a batch with other jobs as well, but those who queued it.
+    Jobs that are called off do not count: no worker runs them, and they are queued anew. Nobody
+    else would ever finish a batch with other jobs as well, but those who queued it.
     """
     found: dict[Key, str] = {}
     for name, manifest in unsealed.items():
-        keys = {wanted.key(job) for job in manifest.jobs}
+        live = [job for job in manifest.jobs if not orders.against(job)]
+        keys = {wanted.key(job) for job in live}
         if (
             not retry_number(name)
-            and all(map(wanted.may_be, manifest.jobs))
+            and live
+            and all(map(wanted.may_be, live))
             and keys.isdisjoint(found)
-            and not any(map(orders.against, manifest.jobs))
         ):
             finish_sending(runner, name, manifest.jobs, progress, again=True)
             found |= dict.fromkeys(keys, batch_of(name))

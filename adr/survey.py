@@ -222,7 +222,7 @@ class Survey:
 
     @property
     def is_destroyed(self) -> bool:
-        """Tell whether `manifests` has found that nobody is to queue any more."""
+        """Tell whether `manifests`, of all batches, has found that nobody is to queue any more."""
         return TOMBSTONE in self._keys
 
     def retries(self, batch: str) -> int:

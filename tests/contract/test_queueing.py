@@ -178,6 +178,27 @@ def test_what_was_cut_off_is_finished_and_the_rest_queued(site: Site) -> None:
     assert (fifth.resumed, known(fifth)) == ((), (1, 0, 0))
 
 
+def test_what_was_cut_off_and_called_off_in_part_is_finished_without_that(site: Site) -> None:
+    # given a batch without its seal, one of whose jobs has been called off
+    store = site.runner.store
+    first = site.queue(CASES[:3])
+    store.delete([seal_key(first.batch)])
+    order_cancelling(store, [view.job for view in status(site.id).jobs if view.job.index == 3])
+    # when only the others are wanted, then nothing is doubled
+    second = site.queue(CASES[:2])
+    assert (second.resumed, second.jobs, second.new) == ((first.batch,), 2, None)
+    # and what was called off is queued anew
+    store.delete([seal_key(first.batch)])
+    third = site.queue(CASES[:3])
+    assert (third.resumed, third.jobs, labels(third)) == ((first.batch,), 3, ["case3"])
+    assert [each.sealed for each in status(site.id).batches] == [True, True]
+    assert known(site.queue(CASES[:3])) == (0, 3, 0)
+    # given nothing that is not called off, then there is nothing to finish
+    store.delete([seal_key(first.batch)])
+    order_cancelling(store, [view.job for view in status(site.id).jobs])
+    assert site.queue(CASES[:3]).resumed == ()
+
+
 def test_a_destroyed_runner_takes_nothing(site: Site) -> None:
     site.queue(CASES[:1])
     order_destruction(site.runner.store)
