@@ -40,21 +40,26 @@ def revive(queue: MessageQueue) -> list[DeadLetter]:
     """Send the jobs among the dead letters of a queue again, and delete those that were sent."""
     dead = queue.dead
     found: dict[str, DeadLetter] = {}
-    left: list[str] = []
+    left: dict[str, str] = {}
     for messages in _received(dead):
         letters = {message.handle: _letter(message) for message in messages}
         queue.send([letter.job for letter in letters.values() if letter.job], again=True)
         dead.delete([handle for handle, letter in letters.items() if letter.job])
-        left += [handle for handle, letter in letters.items() if not letter.job]
+        left |= {letter.id: handle for handle, letter in letters.items() if not letter.job}
         found |= {letter.id: letter for letter in letters.values()}
-    dead.hide(left, 0)
+    dead.hide(list(left.values()), 0)
     return list(found.values())
 
 
 def _received(dead: MessageQueue) -> Iterator[list[Message]]:
-    """Receive until nothing comes any more."""
+    """Receive until nothing comes that is new; what took too long may come twice."""
+    known: set[str] = set()
     while messages := dead.receive(10, _WAIT_S, _HIDDEN_S):
         yield messages
+        ids = {message.id for message in messages}
+        if ids <= known:
+            return
+        known |= ids
 
 
 def _letter(message: Message) -> DeadLetter:
