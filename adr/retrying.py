@@ -23,7 +23,7 @@ from adr.keys import bundle_key, manifest_key, retry_name, retry_number
 from adr.ledgers.base import DeadLetter, DeadLetters
 from adr.manifest import manifest_bytes
 from adr.models import Job, JobState, new_id
-from adr.orders import read_orders
+from adr.orders import Orders, read_orders
 from adr.progress import SILENT, Progress
 from adr.queueing import finish_sending
 from adr.runner import Runner, open_runner
@@ -123,9 +123,9 @@ def retry(
     region_name : str, optional
         Amazon region identifier
     failed, lost, cancelled : bool, optional
-        Only jobs of these kinds.
+        Only jobs of these kinds, which add up.
     exit_code : int, optional
-        Only jobs that have failed with this exit code, 128 + n for signal n.
+        Of those that have failed only jobs with this exit code, 128 + n for signal n.
     batch : str, optional
         Only jobs of this batch.
     attempts : int, optional
@@ -133,7 +133,7 @@ def retry(
     timeout : float, optional
         Seconds after which a job is ended and has failed [default: as before]
     force : bool, optional
-        Retry jobs that are named even if they have succeeded [default: False]
+        Retry also jobs that are named and have succeeded [default: False]
     dry_run : bool, optional
         Only tell what would be done [default: False]
     dead : bool, optional
@@ -151,7 +151,9 @@ def retry(
     """
     names = [jobs] if isinstance(jobs, str) else list(jobs)
     if dead:
-        if names or failed or lost or cancelled or exit_code or batch or attempts or timeout:
+        given = (exit_code, batch, attempts, timeout)
+        chosen = names or failed or lost or cancelled or force
+        if chosen or any(each is not None for each in given):
             raise UsageError("dead letters are sent again all and as they are: choose nothing else")
         return _send_dead(open_runner(runner_id, region_name), dry_run)
     changes = _changes(attempts, timeout)
@@ -164,22 +166,22 @@ def retry(
         failed=failed or not chosen,
         lost=lost or bool(names and not chosen),
         cancelled=cancelled or bool(names and not chosen),
-        succeeded=force and not chosen,
+        succeeded=force,
         exit_code=exit_code,
     )
     runner = open_runner(runner_id, region_name)
     runner.ledger.send([])
-    survey = Survey(runner)
-    status = survey.status(batch)
-    if survey.is_destroyed:
+    orders = read_orders(runner.store)
+    if orders.destroyed:
         raise RunnerGone(f"the runner {runner.id} has been destroyed, only its results are left")
-    meant = choose_jobs(status.jobs, names)
+    survey = Survey(runner)
+    meant = choose_jobs(survey.status(batch).jobs, names)
     views = [view for view in meant if kinds.include(view)]
-    kept = [] if dry_run else _finish_retries(runner, survey, batch, progress)
+    kept = [] if dry_run else _finish_retries(runner, survey, batch, orders, progress)
     done: list[Job] = []
     gone: list[Job] = []
     for name, some in _by_batch(views).items():
-        if not _has_inputs(runner, name):
+        if not _has_inputs(runner, name, orders):
             gone += [view.job for view in some]
         elif dry_run:
             done += _raised(some, changes)
@@ -229,20 +231,16 @@ def _changes(attempts: int | None, timeout: float | None) -> dict[str, Any]:
 
 
 def _finish_retries(
-    runner: Runner, survey: Survey, batch: str | None, progress: Progress
+    runner: Runner, survey: Survey, batch: str | None, orders: Orders, progress: Progress
 ) -> list[Job]:
     """Send what is left of retries that were cut off; return those not called off since."""
-    unsealed = {
-        name: manifest
-        for name, manifest in survey.unsealed.items()
-        if retry_number(name) and batch in (None, manifest.batch)
-    }
-    if not unsealed:
-        return []
-    orders = read_orders(runner.store)
     found: list[Job] = []
-    for name, manifest in unsealed.items():
-        if manifest.batch not in orders.destroyed_batches:
+    for name, manifest in survey.unsealed.items():
+        if (
+            retry_number(name)
+            and batch in (None, manifest.batch)
+            and manifest.batch not in orders.destroyed_batches
+        ):
             finish_sending(runner, name, manifest.jobs, progress, again=True)
             found += [job for job in manifest.jobs if not orders.against(job)]
     return found
@@ -276,7 +274,8 @@ def _retry(
                 now = {view.job.id: view for view in survey.status(batch).jobs}
                 views = [view for view in views if now.get(view.job.id) == view]
                 continue
-        finish_sending(runner, name, jobs, progress)
+        # Whoever retries meanwhile takes this for cut off, and sends these jobs as well.
+        finish_sending(runner, name, jobs, progress, again=True)
         return jobs
     return []
 
@@ -292,9 +291,9 @@ def _by_batch(views: Iterable[JobView]) -> dict[str, list[JobView]]:
     return found
 
 
-def _has_inputs(runner: Runner, batch: str) -> bool:
+def _has_inputs(runner: Runner, batch: str, orders: Orders) -> bool:
     """Tell whether jobs of a batch can be run: whether it is not called off and has its bundle."""
-    if batch in read_orders(runner.store).destroyed_batches:
+    if batch in orders.destroyed_batches:
         return False
     key = bundle_key(batch)
     return any(entry.key == key for entry in runner.store.list(key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import pytest
 from adr import dead_letters, retry, status
 from adr.errors import RunnerGone, UsageError
 from adr.keys import bundle_key, manifest_key, retry_name, seal_key
-from adr.models import JobState, Lease
+from adr.models import JobState, Lease, WorkerInfo
 from adr.orders import order_cancelling, order_destruction
 from adr.retrying import RetryReport
 from adr.runner import create_runner, open_runner
 from adr.survey import JobView
 from tests.contract.test_queueing import CASES, Site, site
-from tests.proxy import Proxy
+from tests.proxy import FORWARD, Proxy
 
 __all__ = ["site"]
 
@@ -67,7 +68,10 @@ def test_jobs_are_chosen_by_name_and_kind(site: Site) -> None:
     assert chosen("case*") == chosen("*") == ["2", "3", "4", "5"]
     assert chosen("case*", failed=True) == ["2", "3", "4"]
     assert chosen("2", "case5", "case1") == ["2", "5"]
+    assert chosen("case*", failed=True, exit_code=3, cancelled=True) == ["2", "5"]
     assert chosen("case*", force=True) == ["1", "2", "3", "4", "5"]
+    assert chosen("case*", force=True, exit_code=3) == ["1", "2"]
+    assert chosen("1", force=True, failed=True) == ["1"]
     assert retry(site.id, ["case*"], dry_run=True).count_left() == {
         "succeeded": 1,
         "waiting": 1,
@@ -83,6 +87,11 @@ def test_jobs_are_chosen_by_name_and_kind(site: Site) -> None:
         ({"exit_code": 256}, "exit_code is 256"),
         ({"attempts": 0}, "attempts is 0"),
         ({"timeout": 0}, "timeout is 0"),
+        *(
+            ({"dead": True, name: value}, "choose nothing else")
+            for name, value in {"exit_code": 0, "attempts": 0, "timeout": 0, "batch": ""}.items()
+        ),
+        ({"dead": True, "force": True}, "choose nothing else"),
     ):
         with pytest.raises(UsageError, match=said):
             retry(site.id, **options)
@@ -146,12 +155,14 @@ def test_many_who_retry_at_once_retry_each_job_once(site: Site) -> None:
     # when
     with ThreadPoolExecutor(4) as pool:
         reports = list(pool.map(lambda _: retry(site.id), range(4)))
-    # then
-    assert sorted(label for report in reports for label in labels(report)) == [
-        f"case{number}" for number in range(1, 7)
-    ]
-    assert site.runner.ledger.depth().waiting == 6
-    assert {each.job.generation for each in status(site.id).jobs} == {1}
+    # then, but for those that have finished what another was about to send
+    made = [job for report in reports for job in report.jobs if job not in report.resumed]
+    assert sorted(job.label for job in made) == [f"case{number}" for number in range(1, 7)]
+    site.settle_all(6)
+    assert site.runner.ledger.receive(10, 0) == []
+    assert {(each.job.generation, each.state) for each in status(site.id).jobs} == {
+        (1, JobState.SUCCEEDED)
+    }
 
 
 def test_what_was_cut_off_is_finished_first(site: Site) -> None:
@@ -188,8 +199,9 @@ def test_jobs_without_inputs_are_left_out_or_refused(site: Site) -> None:
     assert {job.batch for job in report.gone} == {gone, destroyed}
     # and of a runner that was destroyed nothing is
     order_destruction(site.runner.store)
-    with pytest.raises(RunnerGone, match="has been destroyed"):
-        retry(site.id)
+    for chosen in (None, whole):
+        with pytest.raises(RunnerGone, match="has been destroyed"):
+            retry(site.id, batch=chosen)
 
 
 def test_lost_jobs_are_retried_when_asked_for(site: Site) -> None:
@@ -213,7 +225,48 @@ def test_a_manifest_whose_answer_was_lost_is_ours(proxy: Proxy, tmp_path: Path) 
     assert sorted(names) == [manifest_key(name), seal_key(name)]
 
 
-def test_dead_letters_are_listed_by_job_and_sent_again(proxy: Proxy, tmp_path: Path) -> None:
+def test_a_job_of_two_who_retry_it_at_once_is_run_by_one_worker(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    # given a retry that another takes for cut off while it sends
+    made = Site(create_runner(), tmp_path)
+    made.queue(CASES[:1])
+    made.settle(*made.lease(1), state=JobState.FAILED)
+    reports = []
+
+    def finish(_: object) -> Any:
+        reports.append(retry(made.id))
+        return FORWARD
+
+    proxy.before("sqs.SendMessageBatch", finish, times=1)
+    (job,) = retry(made.id).jobs
+    assert (reports[0].resumed, made.runner.ledger.depth().waiting) == ((job,), 2)
+    # when a worker has begun with one of the messages
+    made.runner.roster.beat(WorkerInfo("worker", "host", 1, 1, time.time(), "1"))
+    (lease,) = made.runner.ledger.receive(1, 1)
+    assert made.runner.ledger.start([lease]) == [lease]
+    # then another lets be what comes with the other one
+    other = open_runner(made.id, worker="other").ledger
+    assert other.receive(10, 1) == []
+    made.settle(lease)
+    assert view(made, "case1").state is JobState.SUCCEEDED
+
+
+def test_orders_are_read_as_often_for_many_batches(proxy: Proxy, tmp_path: Path) -> None:
+    # given
+    made = Site(create_runner(), tmp_path)
+    for number in range(3):
+        made.queue(CASES[:1], command=f"model{number} {{}}")
+        order_cancelling(made.runner.store, [each.job for each in status(made.id).jobs])
+    proxy.reset()
+    # when, then once to tell what became of the jobs, and once to retry them
+    assert len(retry(made.id, cancelled=True, dry_run=True).jobs) == 3
+    assert proxy.count("s3.GetObject", key="_control/cancel") == 2 * 3
+
+
+def test_dead_letters_are_listed_by_job_and_sent_again(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # given jobs one of which SQS has moved aside, with a message that is no job
     made = Site(create_runner(), tmp_path)
     made.queue(CASES[:2])
@@ -237,6 +290,10 @@ def test_dead_letters_are_listed_by_job_and_sent_again(proxy: Proxy, tmp_path: P
         (unreadable,) = (each for each in letters if each.job is None)
         assert "the message is broken" in unreadable.trouble
     assert labels(retry(made.id, dead=True, dry_run=True)) == [label]
+    # and looks come to an end where they take longer than the messages are hidden
+    with monkeypatch.context() as patch:
+        patch.setattr("adr.ledgers.deadletters._HIDDEN_S", 0.0)
+        assert len(dead_letters(made.id)) == 2
     # when they are sent again
     report = retry(made.id, dead=True)
     # then the job is decided like others, once, and what is no job is left
