@@ -28,7 +28,7 @@ from adr.runner import Runner
 from adr.stores.base import ObjectStore
 from adr.survey import JobView, Status, Survey
 
-__all__ = ["follow", "is_at_work", "output_of"]
+__all__ = ["follow", "is_at_work", "output_of", "why_silent"]
 
 _log = logging.getLogger(__name__)
 
@@ -296,16 +296,17 @@ class _Follower:
             If no worker will run the job.
         """
         name = self._job.name
-        if view.state is JobState.LOST:
-            raise AdrError(f"{name} is lost: adr retry --lost queues it again")
-        if view.state is JobState.CANCELLED and not runs:
+        why = why_silent(view, runs=runs)
+        if why and view.state is JobState.CANCELLED:
             # The worker that has just ended it is about to record that.
             if self._called_off and not self._parts.attempt:
-                raise AdrError(f"{name} was cancelled before it ran: it has no output")
+                raise AdrError(why)
             if self._called_off:
                 self._tell(f"{name} was cancelled")
             self._is_over = self._called_off
             self._called_off = True
+        elif why:
+            raise AdrError(why)
         elif self._runs and not runs and self._parts.length is None:
             self._tell(f"the worker of {name} has gone: waiting for the next one")
         self._runs = runs
@@ -331,6 +332,25 @@ class _Follower:
             self._tell(f"{self._job.name} was cancelled")
         elif record.state is not JobState.SUCCEEDED:
             self._tell(f"{self._job.name} has failed: {record.reason}")
+
+
+def why_silent(view: JobView, *, runs: bool) -> str:
+    """Return why no output of a job is to be had, now or later; empty where that may be.
+
+    Parameters
+    ----------
+    runs : bool
+        Whether a worker says that it runs the job, see `is_at_work`.
+    """
+    name = view.job.name
+    if view.state is JobState.LOST:
+        return f"{name} is lost: adr retry --lost queues it again"
+    if view.state is JobState.CANCELLED:
+        if view.record is not None:
+            return f"{name} was cancelled: no output of it is kept"
+        if not runs:
+            return f"{name} was cancelled before it ran: it has no output"
+    return ""
 
 
 def is_at_work(status: Status, job: Job) -> bool:

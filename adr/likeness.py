@@ -63,10 +63,7 @@ class FailureGroup:
             "output": self.output,
             "jobs": [
                 {
-                    "batch": job.batch,
-                    "index": job.index,
-                    "label": job.label,
-                    "generation": job.generation,
+                    **job.names(),
                     "attempt": record.attempt,
                     "exit_code": record.exit_code,
                     "signal": record.signal,

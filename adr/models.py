@@ -164,6 +164,15 @@ class Job:
         """Return ``<batch>/<label>``, the job's name for people."""
         return f"{self.batch}/{self.label}"
 
+    def names(self) -> dict[str, Any]:
+        """Return a JSON object that only tells which job this is."""
+        return {
+            "batch": self.batch,
+            "index": self.index,
+            "label": self.label,
+            "generation": self.generation,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object without the fields that have their default value."""
         data: dict[str, Any] = {"schema": SCHEMA}

@@ -16,7 +16,7 @@ from adr.models import JobState
 from adr.progress import SILENT, Progress
 from adr.publish import fetches
 from adr.runner import open_runner
-from adr.survey import JobView, Status, Survey, pick_jobs
+from adr.survey import JobView, Status, Survey, choose_jobs
 from adr.transfer import FetchReport, fetch
 
 __all__ = ["download", "logs", "status"]
@@ -77,14 +77,11 @@ def logs(
     if not found:
         raise UsageError(f"there is no job {job!r}: adr status --jobs shows all")
     view = found[-1]
+    why = following.why_silent(view, runs=following.is_at_work(status, view.job))
+    if why:
+        raise AdrError(why)
     if view.record is not None:
-        if view.state is JobState.CANCELLED:
-            raise AdrError(f"{view.job.name} was cancelled: no output of it is kept")
         return following.output_of(runner.store, view.record)
-    if view.state is JobState.CANCELLED and not following.is_at_work(status, view.job):
-        raise AdrError(f"{view.job.name} was cancelled before it ran: it has no output")
-    if view.state is JobState.LOST:
-        raise AdrError(f"{view.job.name} is lost: adr retry --lost queues it again")
     if follow:
         if view.state in (JobState.QUEUED, JobState.UNACCOUNTED):
             tell(_waits(view, status))
@@ -133,7 +130,7 @@ def download(
     batch : str, optional
         Only this batch.
     job : str, optional
-        Only jobs whose label or ``<batch>/<label>`` matches this glob.
+        Only jobs of this label, ``<batch>/<label>`` or number, or else those that match this glob.
     match : str, optional
         Only files whose path relative to the job's directory matches this regular expression.
     flat : bool, optional
@@ -153,11 +150,7 @@ def download(
     except re.error as error:
         raise UsageError(f"--match={match!r} is no regular expression: {error}") from error
     runner = open_runner(runner_id, region_name)
-    views = Survey(runner).outcomes(batch)
-    if job is not None:
-        views = pick_jobs(views, job)
-        if not views:
-            raise UsageError(f"no job is named like {job!r}: adr status --jobs shows all")
+    views = choose_jobs(Survey(runner).outcomes(batch), [] if job is None else [job])
     items = [
         item
         for view in views

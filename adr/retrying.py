@@ -56,7 +56,7 @@ class RetryReport:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {
-            "jobs": [_named(job) for job in self.jobs],
+            "jobs": [job.names() for job in self.jobs],
             "resumed": len(self.resumed),
             "left": self.count_left(),
             "gone": dict(Counter(job.batch for job in self.gone)),
@@ -301,12 +301,3 @@ def _has_inputs(runner: Runner, batch: str, orders: Orders) -> bool:
 
 def _is_left(view: JobView) -> bool:
     return any(view.state in states for states in _LEFT.values())
-
-
-def _named(job: Job) -> dict[str, Any]:
-    return {
-        "batch": job.batch,
-        "index": job.index,
-        "label": job.label,
-        "generation": job.generation,
-    }

@@ -38,7 +38,7 @@ from adr.models import SCHEMA, Job, JobId, JobRecord, JobState, WorkerInfo, visi
 from adr.orders import OrderBook
 from adr.runner import Runner
 
-__all__ = ["BatchStatus", "Counts", "JobView", "Status", "Survey", "choose_jobs", "pick_jobs"]
+__all__ = ["BatchStatus", "Counts", "JobView", "Status", "Survey", "choose_jobs"]
 
 _log = logging.getLogger(__name__)
 
@@ -93,10 +93,7 @@ class JobView:
         """Return a JSON object: the fields of the record, completed by those of the job."""
         job = self.job
         data: dict[str, Any] = {
-            "batch": job.batch,
-            "index": job.index,
-            "label": job.label,
-            "generation": job.generation,
+            **job.names(),
             "input": job.input,
             "command": job.command,
         }
@@ -394,7 +391,9 @@ class Survey:
 
 
 def choose_jobs(views: Sequence[JobView], patterns: Sequence[str]) -> list[JobView]:
-    """Return the jobs that any of these names, see `pick_jobs`; without any, all of them.
+    """Return the jobs, of those in `views`, that any pattern names; without any, all of them.
+
+    A job is named by label or ``batch/label``; what is no name is a number, and else a glob.
 
     Raises
     ------
@@ -412,28 +411,19 @@ def choose_jobs(views: Sequence[JobView], patterns: Sequence[str]) -> list[JobVi
             named.setdefault(name, []).append(view)
     chosen: dict[JobId, JobView] = {}
     for pattern in patterns:
-        found = named.get(pattern) or numbered.get(pattern) or pick_jobs(views, pattern)
+        found = named.get(pattern) or numbered.get(pattern) or _matching(views, pattern)
         if not found:
             raise UsageError(f"no job is named like {pattern!r}: adr status --jobs shows all")
         chosen.update((view.job.id, view) for view in found)
     return [view for view in views if view.job.id in chosen]
 
 
-def pick_jobs(views: Sequence[JobView], pattern: str) -> list[JobView]:
-    """Return the jobs named so: by label or ``batch/label``, else by number, else by a glob."""
-
-    def is_called(view: JobView) -> bool:
-        return pattern in (view.job.label, view.job.name)
-
-    def matches(view: JobView) -> bool:
-        names = (view.job.label, view.job.name)
-        return any(fnmatch.fnmatchcase(name, pattern) for name in names)
-
-    return (
-        [view for view in views if is_called(view)]
-        or [view for view in views if pattern == str(view.job.index)]
-        or [view for view in views if matches(view)]
-    )
+def _matching(views: Sequence[JobView], glob: str) -> list[JobView]:
+    return [
+        view
+        for view in views
+        if any(fnmatch.fnmatchcase(name, glob) for name in (view.job.label, view.job.name))
+    ]
 
 
 def _noted_as(job: Job) -> str:

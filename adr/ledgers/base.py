@@ -139,9 +139,8 @@ class DeadLetter:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object."""
-        job = self.job
-        named = {"batch": job.batch, "index": job.index, "label": job.label} if job else None
-        return {"message": self.id, "job": named, "trouble": self.trouble}
+        names = self.job.names() if self.job else None
+        return {"message": self.id, "job": names, "trouble": self.trouble}
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from adr.models import Job, JobRecord, JobState, Lease, Outcome
 from adr.orders import Follow, order_cancelling, order_following
 from adr.runner import open_runner
 from adr.stores.directory import DirectoryStore
-from adr.survey import Survey
+from adr.survey import JobView, Survey
 from adr.worker.following import Following
 from tests.proxy import Proxy
 from tests.unit.workers import queue_jobs
@@ -311,6 +311,23 @@ def test_the_next_run_of_a_job_that_will_have_no_record_is_followed_as_well(hall
     first, second = hall.told
     assert first == f"{hall.job.name} has been queued again: its next run is followed as well"
     assert "is repeated: attempt" in second
+
+
+def test_why_a_job_has_no_output_is_said_only_where_none_is_to_come() -> None:
+    job = Job("b", 1, 1, "case", "true")
+    record = JobRecord.of(job, "cafe", JobState.CANCELLED, "cancelled")
+
+    def why(state: JobState, *, recorded: bool = False, runs: bool = False) -> str:
+        return following.why_silent(JobView(job, state, record if recorded else None), runs=runs)
+
+    assert why(JobState.LOST, runs=True) == "b/case is lost: adr retry --lost queues it again"
+    never = "b/case was cancelled before it ran: it has no output"
+    assert why(JobState.CANCELLED) == never
+    assert why(JobState.CANCELLED, runs=True) == ""
+    kept = "b/case was cancelled: no output of it is kept"
+    assert {why(JobState.CANCELLED, recorded=True, runs=runs) for runs in (True, False)} == {kept}
+    others = set(JobState) - {JobState.LOST, JobState.CANCELLED}
+    assert {why(state, recorded=recorded) for state in others for recorded in (True, False)} == {""}
 
 
 def test_what_killed_readers_have_left_is_swept_and_nothing_of_others(

@@ -112,7 +112,7 @@ def test_dead_letters_are_listed_by_job(
     assert main(["failures", "--dead", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dead"][0] == {
         "message": "m-1",
-        "job": {"batch": "b", "index": 1, "label": "case1"},
+        "job": {"batch": "b", "index": 1, "label": "case1", "generation": 1},
         "trouble": "",
     }
     assert main(["failures", "--dead", "case1"]) == 2

@@ -18,7 +18,7 @@ from adr.errors import Denied, Unavailable, UsageError
 from adr.models import Job, JobState, SlotInfo, WorkerInfo
 from adr.roster import WorkerLocks
 from adr.runner import open_runner
-from adr.survey import JobView, choose_jobs, pick_jobs
+from adr.survey import JobView, choose_jobs
 from adr.waiting import WaitState
 from tests.unit.workers import Site, Through
 
@@ -273,7 +273,6 @@ def test_a_number_names_a_job_only_where_no_job_is_called_so(site: Site) -> None
     assert chosen("1") == ["1"]
     assert chosen("3") == ["2"]
     assert chosen("2", "b/0") == ["0", "2"]
-    assert [view.job.label for view in pick_jobs(views, "1")] == ["1"]
     assert chosen() == ["0", "1", "2"]
 
 
