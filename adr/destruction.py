@@ -19,11 +19,13 @@ from adr.errors import (
 from adr.inventory import may_have_others
 from adr.keys import (
     BATCHES,
+    CARDS,
     FOLLOWED,
     FOLLOWS,
     INSTALL,
     LAUNCHES,
     LIVE,
+    LOGS,
     SETUP,
     WORKERS,
     bundle_key,
@@ -95,7 +97,7 @@ def _delete_inputs(runner: Runner, progress: Progress) -> None:
         clear_bundles(runner.scratch)
     # Also those of batches that never got a manifest.
     inputs = [each.key for each in runner.store.list("", flat=True) if each.key.endswith(".zip")]
-    _delete(runner, inputs, [LIVE, "_cards/", FOLLOWS, FOLLOWED], progress)
+    _delete(runner, inputs, [LIVE, CARDS, FOLLOWS, FOLLOWED], progress)
 
 
 def _delete_traces(runner: Runner, progress: Progress) -> None:
@@ -118,11 +120,11 @@ def destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -
     if not known and batch not in read_orders(runner.store).destroyed_batches:
         raise UsageError(f"there is no batch {batch}: adr status shows those there are")
     order_destruction(runner.store, batch)
-    prefixes = [f"{start}{batch}/" for start in ("_cards/", FOLLOWS, FOLLOWED)]
+    prefixes = [f"{start}{batch}/" for start in (CARDS, FOLLOWS, FOLLOWED)]
     if purge:
         if isinstance(runner.ledger, Forgetting):
             runner.ledger.forget(batch)
-        prefixes += [f"{batch}/", f"_logs/{batch}/", journal_prefix(batch)]
+        prefixes += [f"{batch}/", f"{LOGS}{batch}/", journal_prefix(batch)]
         prefixes += [f"{BATCHES}{batch}{end}" for end in (".", "+", "~")]
     _delete(runner, [bundle_key(batch)], prefixes, progress)
 
