@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from adr.errors import UsageError
+from adr.errors import RunnerGone, UsageError
 from adr.likeness import FailureGroup, group_failures
 from adr.models import JobState
 from adr.orders import order_cancelling, order_pause, order_resumption, read_orders
@@ -228,15 +228,18 @@ def resume(runner_id: str, region_name: str | None = None) -> PauseReport:
 
 
 def _set_pause(runner: Runner, *, paused: bool) -> PauseReport:
-    depth = runner.ledger.depth()
-    changed = read_orders(runner.store).paused != paused
+    orders = read_orders(runner.store)
+    if orders.destroyed:
+        raise RunnerGone(f"the runner {runner.id} has been destroyed: nothing runs there any more")
+    changed = orders.paused != paused
     if changed:
         (order_pause if paused else order_resumption)(runner.store)
-    workers = runner.roster.alive()
+    # Not what the queue tells: it counts jobs that were called off, and some twice.
+    status = Survey(runner).status()
     return PauseReport(
         paused,
         changed,
-        running=sum(len(worker.running) for worker in workers),
-        waiting=depth.waiting + depth.delayed,
-        workers=len(workers),
+        running=status.totals.running,
+        waiting=status.totals.queued,
+        workers=len(status.workers),
     )

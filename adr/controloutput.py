@@ -73,7 +73,7 @@ def group_lines(groups: Sequence[FailureGroup], width: int | None) -> Iterator[s
 def _group_line(head: str, said: str, names: Sequence[str], shown: int, width: int | None) -> str:
     """Describe a group with so many names; empty where there is no room for them."""
     tail = _named(names, shown)
-    if not said:
+    if not any(map(str.isalnum, said)):
         line = f"{head} {tail}"
         return line if width is None or len(line) <= width else ""
     quoted = plain(said)

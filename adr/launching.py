@@ -59,12 +59,14 @@ _KINDS: dict[type, str] = {Ec2Spec: "ec2", LocalSpec: "local", SshSpec: "ssh"}
 
 def demand(runner: Runner) -> Demand:
     """Say how much work waits, for a fleet that is about to be made."""
-    depth = runner.ledger.depth()
-    if depth.empty:
+    if runner.ledger.depth().empty:
         return Demand()
-    manifests = [each for batch in Survey(runner).manifests().values() for each in batch]
+    survey = Survey(runner)
+    # Not what the queue tells: it counts jobs that were called off, and some twice.
+    totals = survey.status().totals
+    manifests = [each for batch in survey.manifests().values() for each in batch]
     return Demand(
-        waiting=depth.waiting + depth.delayed,
+        waiting=totals.queued,
         unpacked_bytes=max((each.unpacked_bytes for each in manifests), default=0),
     )
 

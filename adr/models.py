@@ -114,6 +114,9 @@ class JobState(str, enum.Enum):
         return self.value
 
 
+#: So many lost workers are no accident any more.
+_SUSPECT = 3
+
 #: What names a job within a runner: batch, index, generation.
 JobId = tuple[str, int, int]
 
@@ -222,6 +225,15 @@ class Lease:
     ordinary: bool = True
     #: What those wrote who gave the job back, in their order.
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_suspect(self) -> bool:
+        """Tell whether the job has lost so many workers that it may be what ends them.
+
+        It is run alone then: jobs that run beside the one that ends a worker cannot be told from
+        it, and are not to fail with it.
+        """
+        return self.lost >= max(1, min(_SUSPECT, self.job.crash_limit - 1))
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,11 @@ class Roster:
         self._forget_after_s = forget_after_s
         self._swept = False
 
+    def hold(self, worker: str) -> None:
+        """Take the lock by which others see that a local worker lives, if it leases nothing yet."""
+        if self._locks is not None:
+            self._locks.hold(worker)
+
     def beat(self, info: WorkerInfo) -> None:
         """Write the heartbeat of a worker; the first time, clear away after others."""
         self._write(info)

@@ -333,19 +333,24 @@ class Survey:
                 oldest = min(since[each.job.id] for each in views if each.is_undecided)
                 status.notes += _notes_on(oldest, counts, runner.retention_s)
         if status.ending:
-            verb = "job is" if status.ending == 1 else "jobs are"
-            status.notes.append(
-                f"{status.ending} cancelled {verb} about to be ended by the workers"
+            ending = (
+                "that is cancelled still runs until its worker ends it",
+                "that are cancelled still run until their workers end them",
             )
+            status.notes.append(_jobs(status.ending, *ending))
         if dead:
             status.notes.append(
                 f"the queue has given up {_messages(dead)} that came back too often: "
                 f"adr failures --dead lists them, adr retry --dead sends them again"
             )
-        if orders.paused:
+        if gone:
+            status.notes.append("the runner has been destroyed: only what it has done is left")
+        elif orders.paused:
             status.notes.append("the runner is paused, and nothing begins: adr resume")
         elif status.totals.queued and not workers:
-            status.notes.append(f"{_jobs_wait(status.totals.queued)} and no worker runs")
+            status.notes.append(
+                f"{_jobs(status.totals.queued, 'waits', 'wait')} and no worker runs"
+            )
         return status
 
     def _with_lost(self, batch: str, views: list[JobView]) -> list[JobView]:
@@ -447,11 +452,13 @@ def _messages(number: int) -> str:
     return "1 message" if number == 1 else f"{number:,} messages"
 
 
-def _jobs_wait(number: int) -> str:
-    return "1 job waits" if number == 1 else f"{number} jobs wait"
+def _jobs(number: int, one: str, many: str) -> str:
+    return f"1 job {one}" if number == 1 else f"{number:,} jobs {many}"
 
 
 def _notes_on(created: float, counts: BatchStatus, retention_s: float) -> Iterator[str]:
+    are = (f"of {counts.batch} is", f"of {counts.batch} are")
+    have = (f"of {counts.batch} has", f"of {counts.batch} have")
     if not counts.sealed:
         yield (
             f"queueing {counts.batch} is not finished: if it was cut off, repeat its adr queue or "
@@ -459,14 +466,14 @@ def _notes_on(created: float, counts: BatchStatus, retention_s: float) -> Iterat
         )
     if counts.unaccounted:
         yield (
-            f"{counts.unaccounted} jobs of {counts.batch} are neither decided, queued nor running, "
+            f"{_jobs(counts.unaccounted, *are)} neither decided, queued nor running, "
             f"as far as approximate counts tell: look again in two minutes"
         )
     if counts.lost:
-        yield f"{counts.lost} jobs of {counts.batch} are lost: adr retry --lost queues them again"
+        yield f"{_jobs(counts.lost, *are)} lost: queue again with adr retry --lost"
     age_s = time.time() - created
     if age_s > retention_s - _WARN_BEFORE_S:
         yield (
-            f"{counts.undecided} jobs of {counts.batch} have waited for {age_s / _DAY_S:.0f} days: "
+            f"{_jobs(counts.undecided, *have)} waited for {age_s / _DAY_S:.0f} days: "
             f"the queue forgets them after {retention_s / _DAY_S:.0f}"
         )

@@ -74,7 +74,9 @@ class Heartbeat:
         RunnerGone, ServiceError
             If it cannot be written.
         """
-        self._beat(self._info())
+        info = self._info()
+        self._runner.roster.hold(info.worker)
+        self._beat(info)
 
     def go_on(self, over: threading.Event) -> None:
         """Write each further one, soon after a change, and read the orders, until `over`."""

@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 #: A lease that has not begun after this long goes back to the queue.
 _UNSTARTED_S = 5.0
+#: One that is to run alone, which it could not, is offered again after so long.
+_LATER_S = 20.0
 _AFTER_TROUBLE_S = 5.0
 
 
@@ -81,7 +83,9 @@ class LeaseKeeper:
             if stale:
                 self._on_stale()
             running = self._turns.leases()
-            self.release(stale)
+            self.release([lease for lease in stale if not lease.is_suspect])
+            # Others are to have their turn meanwhile.
+            self.release([lease for lease in stale if lease.is_suspect], delay_s=_LATER_S)
             held = {lease.attempt: lease for lease in (*self._waiting(), *running)}
             try:
                 if held:

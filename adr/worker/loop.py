@@ -132,7 +132,7 @@ class Worker:
         self._watch_notice = watch_notice
         self._job_user = job_user
         self._aws_for_jobs = aws_for_jobs
-        self._turns = Turns()
+        self._turns = Turns(lambda: self._outbox.is_empty)
         self._ending = Ending(self._host, Lifetime(max_s, self._limits.term_s))
         self._outbox = Outbox(runner, self._settled, lambda: self._turns.is_idle, self._leave)
         self._policy = Policy(

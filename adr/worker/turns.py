@@ -13,6 +13,8 @@ from adr.worker.slot import Slot, Stop
 
 __all__ = ["Turns"]
 
+_LOOK_S = 0.1
+
 
 @dataclass
 class _Turn:
@@ -25,9 +27,19 @@ class _Turn:
 
 
 class Turns:
-    """Hand out leases to slots, and know who is at what; thread-safe."""
+    """Hand out leases to slots, and know who is at what; thread-safe.
 
-    def __init__(self) -> None:
+    A job that may be what ends workers begins when nothing else runs and all is settled that
+    has run before, and nothing begins beside it.
+
+    Parameters
+    ----------
+    is_settled : callable
+        Tells whether all outcomes are settled.
+    """
+
+    def __init__(self, is_settled: Callable[[], bool] = lambda: True) -> None:
+        self._is_settled = is_settled
         self._changed = threading.Condition()
         self._ready: deque[tuple[float, Lease]] = deque()
         self._turns: dict[int, _Turn] = {}
@@ -48,14 +60,24 @@ class Turns:
     def take(self, slot: Slot) -> Lease | None:
         """Wait for a lease and let the slot be at it; None once they are closed."""
         with self._changed:
-            while not self._ready and not self._closed:
-                self._changed.wait()
-            if not self._ready:
+            while (lease := self._next()) is None and not self._closed:
+                # Nobody tells when all is settled.
+                self._changed.wait(_LOOK_S if self._ready else None)
+            if lease is None:
                 return None
-            _, lease = self._ready.popleft()
             self._turns[slot.number] = _Turn(slot, lease)
             self._changed.notify_all()
             return lease
+
+    def _next(self) -> Lease | None:
+        """Take the first lease out of those that wait that may begin now."""
+        if any(turn.lease.is_suspect for turn in self._turns.values()):
+            return None
+        for at, (_, lease) in enumerate(self._ready):
+            if not lease.is_suspect or (not self._turns and self._is_settled()):
+                del self._ready[at]
+                return lease
+        return None
 
     def stale(self, older_s: float) -> list[Lease]:
         """Take back the leases that have waited for so long."""

@@ -160,6 +160,30 @@ def test_only_the_job_that_takes_its_machine_along_is_counted(scene: Scene) -> N
     scene.check(batch)
 
 
+def test_jobs_that_run_beside_one_that_kills_its_workers_do_not_fail_with_it(local: Scene) -> None:
+    # given jobs that begin together again and again, the first of which kills its worker
+    jobs = 6
+    local.command = (
+        'touch "$SIDE/began-{#}"; while [ "$(ls "$SIDE" | grep -c began-)" -lt 3 ] '
+        '&& [ ! -e "$SIDE/alone" ]; do sleep 0.02; done; '
+        'if [ {#} != 1 ] && [ ! -e "$SIDE/alone" ]; then sleep 60; fi; bash job.sh {}'
+    )
+    batch = local.queue(jobs)
+    (local.side / "deadly-1").touch()
+    for death in range(1, 6):
+        if death == 4:
+            # when it has done so three times, and is under suspicion with those beside it
+            (local.side / "alone").touch()
+        worker = local.worker(slots=3)
+        assert worker.ended() == -signal.SIGKILL
+        local.await_no_process()
+        for path in local.side.glob("began-*"):
+            path.unlink()
+    local.finish()
+    # then it alone has failed
+    local.check(batch, failed={1: "lost its worker 5 times"})
+
+
 def _freeze(scene: Scene) -> set[int]:
     """Stop all processes of a scene, also those that are born meanwhile."""
     frozen: set[int] = set()

@@ -47,6 +47,8 @@ def test_orders_are_read_while_no_heartbeat_can_be_written(
 
     beating = Heartbeat(runner, lambda: info, obey, lambda: None)
     beating.begin()
+    # then it is known to live, though it has leased nothing
+    assert [each.worker for each in made.roster.alive()] == ["ab"]
     # when
     thread = threading.Thread(target=beating.go_on, args=(over,))
     thread.start()

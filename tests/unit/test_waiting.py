@@ -15,8 +15,8 @@ import pytest
 import adr
 from adr import retrying, survey, waiting
 from adr.errors import Denied, Unavailable, UsageError
+from adr.launching import demand
 from adr.models import Job, JobState, SlotInfo, WorkerInfo
-from adr.roster import WorkerLocks
 from adr.runner import open_runner
 from adr.survey import JobView, choose_jobs
 from adr.waiting import WaitState
@@ -254,6 +254,10 @@ def test_a_job_that_is_called_off_is_decided_only_as_it_was_meant(site: Site) ->
     # then
     assert [state(first), state(second)] == ["cancelled", "queued"]
     assert not site.survey.is_decided()
+    # and who counts what waits counts it not, though its message is there
+    assert demand(open_runner(site.runner)).waiting == 1
+    assert adr.pause(site.runner).waiting == 1
+    assert adr.resume(site.runner).waiting == 1
     adr.cancel(site.runner, [str(second.index)])
     assert site.survey.is_decided()
     assert adr.cancel(site.runner, everything=True).decided == 2
@@ -283,10 +287,9 @@ def test_who_waits_does_so_until_workers_have_ended_what_was_called_off(
     batch = site.queue("true", 1)
     (job,) = (view.job for view in site.survey.status(batch).jobs)
     roster = open_runner(site.runner, worker="ab").roster
-    locks = WorkerLocks(Path(site.runner, "workers"))
-    locks.hold("ab")
     slot = SlotInfo(*job.id, "attempt", time.time())
     info = WorkerInfo("ab", "here", 1, 1, time.time(), "0", running=(slot,))
+    roster.hold("ab")
     roster.beat(info)
     adr.cancel(site.runner, everything=True)
     assert site.survey.status().ending == 1
@@ -297,7 +300,7 @@ def test_who_waits_does_so_until_workers_have_ended_what_was_called_off(
     clock.meanwhile = lambda: roster.beat(replace(info, running=()))
     assert adr.wait(site.runner).totals.cancelled == 1
     assert len(clock.slept) == 1
-    locks.drop("ab")
+    roster.leave(info)
 
 
 def test_what_is_called_off_does_not_count_as_having_waited(
