@@ -25,6 +25,7 @@ class Refusing(Through):
         self.beats += 1
         if self.beats > 1:
             raise Unavailable("the bucket is read-only today")
+        self.inner.beat(info)
 
 
 def test_orders_are_read_while_no_heartbeat_can_be_written(
