@@ -37,13 +37,17 @@ from adr.worker.loop import Worker
 from adr.worker.signals import stopping
 from adr.worker.tree import discard_tree
 
-__all__ = ["RUNNER_FOLDER", "RunReport", "run_batch"]
+__all__ = ["RUNNER_FOLDER", "RunReport", "output_folder", "run_batch"]
 
 _log = logging.getLogger(__name__)
 
 #: Where in the output folder the runner lies.
 RUNNER_FOLDER = ".adr"
+_LOCK = "run.lock"
 _NOTE_EVERY_S = 0.5
+
+#: A job, its label among those that are wanted, and its record.
+_Decided = tuple[Job, str, JobRecord]
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class RunReport:
     #: Jobs that were done already.
     skipped: int
     failed: tuple[JobRecord, ...]
+    #: Jobs that were called off meanwhile, from elsewhere.
+    cancelled: int
     #: Jobs that have no outcome, because the run was interrupted or its runner destroyed.
     undecided: int
     #: Whether Ctrl-C or SIGTERM ended it before all jobs were decided.
@@ -126,18 +132,23 @@ def run_batch(
         decided = [
             (job, wanted.label(job), record)
             for job in pending
-            if (record := records.get((job.batch, job.index)))
-            and record.id == job.id
-            and record.state is not JobState.CANCELLED
+            if (record := records.get((job.batch, job.index))) and record.id == job.id
         ]
-        unpublished += publisher.publish(decided)
-        failed = [record for _, _, record in decided if record.state is JobState.FAILED]
+        unpublished += publisher.publish(_with_results(decided))
+        counts = Counter(record.state for _, _, record in decided)
+        known = {job.id for job, _, _ in decided}
+        undecided = [job for job in pending if job.id not in known]
+        if undecided:
+            # Of what was called off before it began there may be no record.
+            orders = read_orders(runner.store)
+            counts[JobState.CANCELLED] += sum(bool(orders.against(job)) for job in undecided)
         return RunReport(
-            succeeded=len(decided) - len(failed),
+            succeeded=counts[JobState.SUCCEEDED],
             skipped=len(plan.jobs) - len(pending),
-            failed=tuple(failed),
-            undecided=len(pending) - len(decided),
-            interrupted=interrupted and len(decided) < len(pending),
+            failed=tuple(each for _, _, each in decided if each.state is JobState.FAILED),
+            cancelled=counts[JobState.CANCELLED],
+            undecided=len(pending) - counts.total(),
+            interrupted=interrupted and counts.total() < len(pending),
             kept=len(publisher.kept),
             unpublished=tuple(unpublished),
         )
@@ -149,7 +160,7 @@ def _opened(folder: Path, worker: str) -> Iterator[Runner]:
     directory = folder / RUNNER_FOLDER
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(directory / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UsageError(
             f"cannot write results to {folder}: {error.strerror}: choose another folder"
@@ -174,6 +185,14 @@ def _opened(folder: Path, worker: str) -> Iterator[Runner]:
         yield runner
     finally:
         os.close(lock)
+
+
+def output_folder(runner: Runner) -> Path | None:
+    """Return the output folder whose runner this is, None where it was not made by a run."""
+    directory = Path(runner.id)
+    if runner.kind == "local" and directory.name == RUNNER_FOLDER and (directory / _LOCK).exists():
+        return directory.parent
+    return None
 
 
 class _History:
@@ -239,20 +258,26 @@ class _Follower:
         for records in _groups(self.settled):
             # Jobs of earlier runs that nobody wants any more are called off.
             ours = [
-                (*self._pending[record.id], record) for record in records if self._is_ours(record)
+                (*self._pending[record.id], record)
+                for record in records
+                if record.id in self._pending
             ]
             counts.update(record.state for _, _, record in ours)
             self._progress.advance(len(ours))
-            for trouble in self._publisher.publish(ours):
+            for trouble in self._publisher.publish(_with_results(ours)):
                 _log.warning("%s", trouble)
+            seldom = {"cancelled": counts[JobState.CANCELLED]} if counts[JobState.CANCELLED] else {}
             self._progress.note(
                 done=counts[JobState.SUCCEEDED],
                 failed=counts[JobState.FAILED],
+                **seldom,
                 running=work.running,
             )
 
-    def _is_ours(self, record: JobRecord) -> bool:
-        return record.id in self._pending and record.state is not JobState.CANCELLED
+
+def _with_results(decided: Sequence[_Decided]) -> list[_Decided]:
+    """Leave out what was called off: its results are not wanted, nor are older ones taken away."""
+    return [each for each in decided if each[2].state is not JobState.CANCELLED]
 
 
 def _groups(settled: queue.SimpleQueue[JobRecord | None]) -> Iterator[Sequence[JobRecord]]:

@@ -2,13 +2,14 @@
 
 Jobs are the same if their fingerprints are, and if how long and how often they may run is the
 same as well where they have not ended yet. What follows from that differs: `adr.queueing`
-leaves alone what it finds, `adr.embedded` also calls off what nobody wants any more.
+leaves alone what it finds and retries what did not succeed, `adr.embedded` also calls off what
+nobody wants any more.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adr.joblimits import JobLimits
@@ -16,7 +17,7 @@ from adr.manifest import Manifest, jobs_of
 from adr.models import Job, JobId, JobRecord, JobState, visible
 from adr.orders import Orders
 from adr.runner import Runner
-from adr.survey import Survey
+from adr.survey import JobView, Survey
 
 __all__ = ["Key", "Known", "PastBatch", "Wanted", "known_jobs", "past_batches"]
 
@@ -63,6 +64,8 @@ class PastBatch:
     done: dict[Key, tuple[Job, JobRecord]] = field(default_factory=dict)
     #: Jobs, wanted or not, that have no outcome and are not called off.
     left: list[Job] = field(default_factory=list)
+    #: Wanted jobs that have failed or are called off, unless the batch was destroyed.
+    over: list[JobView] = field(default_factory=list)
 
 
 def past_batches(
@@ -78,8 +81,16 @@ def past_batches(
             if record is None or record.generation < job.generation:
                 if not orders.against(job):
                     past.left.append(job)
-            elif record.state is JobState.SUCCEEDED and wanted.includes(job):
+                    continue
+                view = JobView(job, JobState.CANCELLED, None)
+            else:
+                view = JobView(job, record.state, record)
+            if not wanted.includes(job):
+                continue
+            if record is not None and view.state is JobState.SUCCEEDED:
                 past.done[wanted.key(job)] = job, record
+            elif batch not in orders.destroyed_batches:
+                past.over.append(view)
         found.append(past)
     return found
 
@@ -90,6 +101,18 @@ class Known:
 
     #: The batch that has each, and whether it has succeeded, waits or runs there.
     jobs: dict[Key, tuple[str, JobState]] = field(default_factory=dict)
+    #: Those of the others that did not succeed: that failed, were cancelled or are lost.
+    over: dict[Key, JobView] = field(default_factory=dict)
+    #: The batch where each of the others waits or runs with other limits.
+    otherwise: dict[Key, str] = field(default_factory=dict)
+
+    def without(self, keys: Container[Key]) -> Known:
+        """Return what is known of all jobs but these."""
+        return Known(
+            {key: at for key, at in self.jobs.items() if key not in keys},
+            {key: view for key, view in self.over.items() if key not in keys},
+            {key: batch for key, batch in self.otherwise.items() if key not in keys},
+        )
 
     def to_dict(self) -> dict[str, int]:
         """Count them by what became of them."""
@@ -111,9 +134,10 @@ def known_jobs(
     orders: Orders,
     batches: Mapping[str, Sequence[Manifest]],
 ) -> Known:
-    """Find which of the jobs that are wanted have succeeded, wait or run; of two, the newer.
+    """Find what became of the jobs that are wanted; of two that are alike, of the newer one.
 
-    Reads records only of batches that hold one of them, and asks who works and whether the
+    What has succeeded, waits or runs anywhere hides what did not succeed elsewhere. Reads records
+    only of batches that hold one of them, and asks who works and whether the
     queue is empty only where one of these has not ended.
     """
     holding = {
@@ -127,27 +151,37 @@ def known_jobs(
     # Of these nobody knows whether they were sent.
     unsent = {job.id for manifest in survey.unsealed.values() for job in manifest.jobs}
     past = past_batches(runner, wanted, holding, orders)
-    states = _states(survey, [job for each in past for job in each.left if wanted.may_be(job)])
+    views = _views(survey, [job for each in past for job in each.left if wanted.includes(job)])
     for each in past:
         for key in each.done:
             known.jobs[key] = each.batch, JobState.SUCCEEDED
+        ended = list(each.over)
         for job in each.left:
-            state = states.get(job.id)
+            view = views.get(job.id)
+            if view is None:
+                continue
+            state = view.state
             if state is JobState.UNACCOUNTED:
                 # Counts are approximate: it waits until it is lost for certain.
                 state = JobState.QUEUED
-            if state is None or state not in _NAMES.values():
-                continue
-            if not (state is JobState.QUEUED and job.id in unsent):
+            if state not in _NAMES.values():
+                ended.append(view)
+            elif not (wanted.may_be(job) or state is JobState.SUCCEEDED):
+                known.otherwise[wanted.key(job)] = each.batch
+            elif not (state is JobState.QUEUED and job.id in unsent):
                 known.jobs[wanted.key(job)] = each.batch, state
+        # Of those alike in one batch the one of the same name.
+        for view in sorted(ended, key=lambda view: view.job.label == wanted.label(view.job)):
+            known.over[wanted.key(view.job)] = view
+    known.over = {key: view for key, view in known.over.items() if key not in known.jobs}
     return known
 
 
-def _states(survey: Survey, jobs: Iterable[Job]) -> dict[JobId, JobState]:
+def _views(survey: Survey, jobs: Iterable[Job]) -> dict[JobId, JobView]:
     """Look where jobs are that have not ended."""
     wanted = {job.id for job in jobs}
     batches = {batch for batch, _, _ in wanted}
     if not batches:
         return {}
     views = survey.status(batches.pop() if len(batches) == 1 else None).jobs
-    return {view.job.id: view.state for view in views if view.job.id in wanted}
+    return {view.job.id: view for view in views if view.job.id in wanted}

@@ -188,7 +188,10 @@ def _ending(record: JobRecord) -> str:
 def queue_lines(report: QueueReport) -> Iterator[str]:
     """Say what was queued, and what was there already."""
     for batch in report.resumed:
-        yield f"went on with batch {batch}, whose queueing had been cut off"
+        yield f"went on with batch {batch}, whose queueing was not finished"
+    for batch, number in report.retried.items():
+        verb = "is" if number == 1 else "are"
+        yield f"{count(number, 'job')} that had not succeeded {verb} queued again in {batch}"
     counts = report.known.to_dict()
     known = sum(counts.values())
     if known:
@@ -199,6 +202,12 @@ def queue_lines(report: QueueReport) -> Iterator[str]:
         yield (
             f"{all_of}{count(known, 'job')} {verb} here already ({parts}){nothing}; "
             f"--rerun queues {'it' if known == 1 else 'them'} again"
+        )
+    for batch, number in report.doubled.items():
+        yield (
+            f"{number:,} of these {'waits or runs' if number == 1 else 'wait or run'} already in "
+            f"{batch}, with other limits, and will run as well: adr cancel --batch={batch} "
+            f"calls off what is left there"
         )
     if report.new:
         yield from bundle_lines(report.new.plan)
@@ -214,6 +223,7 @@ def run_lines(report: RunReport) -> Iterator[str]:
         for number, name in (
             (report.succeeded, "succeeded"),
             (len(report.failed), "failed"),
+            (report.cancelled, "cancelled"),
         )
         if number
     ]

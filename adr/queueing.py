@@ -1,56 +1,46 @@
 """From a plan to waiting jobs: bundle, manifest, messages, seal, in this order.
 
-Queueing is idempotent. What the runner has already (`adr.history`) is left alone. Whoever is
-killed half-way and repeats the command finds the manifest without its seal and goes on with
-that batch: jobs that may have been sent before are sent again, flagged, so that no job is
-missing and none is decided twice.
+Queueing is idempotent. What the runner has already (`adr.history`) is left alone, and what did
+not succeed there is retried where it is: its failure counts no more once the retry has succeeded.
+Whoever is killed half-way and repeats the command finds the manifest without its seal and goes
+on with that batch or retry: jobs that may have been sent before are sent again, flagged, so that
+no job is missing and none is decided twice.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adr.batch import BatchPlan, new_batch_id
 from adr.bundle import write_bundle
-from adr.documents import reading
-from adr.errors import AdrError, Conflict, NotFound, RunnerGone
+from adr.errors import AdrError, Conflict, RunnerGone
 from adr.history import Key, Known, Wanted, known_jobs
-from adr.keys import (
-    BATCHES,
-    MANIFEST,
-    batch_of,
-    bundle_key,
-    manifest_key,
-    retry_number,
-    seal_key,
-    sent_key,
-)
+from adr.joblimits import JobLimits
+from adr.keys import BATCHES, MANIFEST, batch_of, bundle_key, manifest_key, retry_number
 from adr.manifest import Manifest, manifest_bytes
-from adr.models import SCHEMA, Job, new_id
+from adr.models import Job, JobState, new_id
 from adr.orders import Orders, read_orders
 from adr.progress import SILENT, Progress
 from adr.runner import Runner
-from adr.survey import Survey
+from adr.sending import finish_sending, has_inputs, queue_again, seal
+from adr.survey import JobView, Survey
 
 __all__ = [
     "NewBatch",
     "QueueReport",
     "clear_bundles",
-    "finish_sending",
     "queue_batch",
     "queue_new",
     "queue_single",
 ]
 
-_NOTE_EVERY_S = 10.0
 _BUNDLE = "bundle-{}.zip"
 
 
@@ -69,14 +59,18 @@ class QueueReport:
 
     #: The batch that was queued; the newest of those that hold the jobs where none was.
     batch: str
-    #: How many jobs this call has queued, those of `resumed` included.
+    #: How many jobs this call has queued, those of `resumed` and `retried` included.
     jobs: int
-    #: Batches whose queueing had been cut off before.
+    #: Batches whose queueing, or retry, was not finished: cut off, or still under way elsewhere.
     resumed: tuple[str, ...]
     #: What was queued into a new batch.
     new: NewBatch | None
     #: Jobs that were not queued, since they are here already.
     known: Known
+    #: How many jobs that had not succeeded were queued again, by their batch.
+    retried: Mapping[str, int] = field(default_factory=dict)
+    #: How many of the jobs queued wait or run with other limits as well, by the batch of those.
+    doubled: Mapping[str, int] = field(default_factory=dict)
 
 
 def queue_batch(
@@ -84,7 +78,9 @@ def queue_batch(
 ) -> QueueReport:
     """Queue those jobs of a plan that have not succeeded here, do not wait and do not run.
 
-    Batches of the same jobs whose queueing was cut off are finished first.
+    Batches and retries of the same jobs whose queueing was cut off are finished first. Jobs that
+    failed, were cancelled or are lost are retried in their batch, with the limits of the plan,
+    where its inputs are still there. The others go into a new batch.
 
     Parameters
     ----------
@@ -95,7 +91,7 @@ def queue_batch(
     progress : Progress, optional
         Told of reading, bundling and sending.
     rerun : bool, optional
-        Queue also what is there already.
+        Queue also what is there already: all of it into a new batch.
 
     Raises
     ------
@@ -113,23 +109,33 @@ def queue_batch(
         )
     wanted = Wanted(plan.jobs)
     resumed: dict[Key, str] = {}
+    retried: dict[Key, str] = {}
     known = Known()
     if batches:
         orders = read_orders(runner.store)
-        resumed = _finish_queueing(runner, survey.unsealed, wanted, orders, progress)
+        unsealed = {
+            name: manifest
+            for name, manifest in survey.unsealed.items()
+            if not (rerun and retry_number(name))
+        }
+        resumed = _finish_queueing(runner, unsealed, wanted, orders, progress)
         if not rerun:
-            known = known_jobs(runner, survey, wanted, orders, batches)
-            known = Known({key: at for key, at in known.jobs.items() if key not in resumed})
-    here = resumed.keys() | known.jobs.keys()
-    missing = [job.index for key, job in wanted.jobs.items() if key not in here]
-    new = queue_new(runner, plan.only(missing), progress) if missing else None
-    holding = {*resumed.values(), *(batch for batch, _ in known.jobs.values())}
+            known = known_jobs(runner, survey, wanted, orders, batches).without(resumed)
+            retried = _retry(runner, survey, wanted, known, orders, progress)
+    here = resumed.keys() | retried.keys() | known.jobs.keys()
+    missing = {key: job.index for key, job in wanted.jobs.items() if key not in here}
+    new = queue_new(runner, plan.only(missing.values()), progress) if missing else None
+    at = {**resumed, **retried, **{key: batch for key, (batch, _) in known.jobs.items()}}
+    holding = set(at.values())
+    queued = missing.keys() | retried.keys()
     return QueueReport(
         batch=new.batch if new else [batch for batch in batches if batch in holding][-1],
-        jobs=len(resumed) + len(missing),
+        jobs=len(resumed) + len(queued),
         resumed=tuple(sorted(set(resumed.values()))),
         new=new,
         known=known,
+        retried=Counter(retried.values()),
+        doubled=Counter(batch for key, batch in known.otherwise.items() if key in queued),
     )
 
 
@@ -152,43 +158,6 @@ def queue_new(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) -> N
     runner.store.write(manifest_key(batch), body)
     finish_sending(runner, batch, plan.jobs, progress)
     return NewBatch(batch, plan, written.size_bytes)
-
-
-def finish_sending(
-    runner: Runner, name: str, jobs: Sequence[Job], progress: Progress, *, again: bool = False
-) -> None:
-    """Send the jobs of a manifest, note now and then how far that is, and seal it.
-
-    Parameters
-    ----------
-    name : str
-        What stands in the key of the manifest.
-    again : bool, optional
-        Some may have been sent, or are being sent by somebody else: those that were for certain
-        are not sent again.
-    """
-    before = _sent(runner, name) if again else 0
-    left = jobs[before:]
-    progress.start("queueing", len(left), "jobs")
-    guard, told, noted_at = threading.Lock(), 0, time.monotonic()
-
-    def sent(number: int) -> None:
-        nonlocal told, noted_at
-        with guard:
-            if number <= told:
-                return
-            progress.advance(number - told)
-            told = number
-            if time.monotonic() - noted_at < _NOTE_EVERY_S:
-                return
-            noted_at = time.monotonic()
-        runner.store.write(sent_key(name), _note(before + number))
-
-    try:
-        runner.ledger.send(left, again=again, sent=sent)
-    finally:
-        progress.finish()
-    runner.store.write(seal_key(name), _note(len(jobs)))
 
 
 def queue_single(runner: Runner, job: Job) -> Job:
@@ -224,7 +193,7 @@ def queue_single(runner: Runner, job: Job) -> Job:
                 continue
             again = True
         runner.ledger.send([own], again=again)
-        runner.store.write(seal_key(job.batch), _note(1))
+        seal(runner, job.batch, 1)
         return own
 
 
@@ -264,7 +233,7 @@ def _finish_queueing(
     orders: Orders,
     progress: Progress,
 ) -> dict[Key, str]:
-    """Send what is left of batches all of whose jobs are wanted; return the jobs with theirs.
+    """Send what is left of batches and retries all of whose jobs are wanted; return these.
 
     Jobs that are called off do not count: no worker runs them, and they are queued anew. Nobody
     else would ever finish a batch with other jobs as well, but those who queued it.
@@ -273,25 +242,40 @@ def _finish_queueing(
     for name, manifest in unsealed.items():
         live = [job for job in manifest.jobs if not orders.against(job)]
         keys = {wanted.key(job) for job in live}
-        if (
-            not retry_number(name)
-            and live
-            and all(map(wanted.may_be, live))
-            and keys.isdisjoint(found)
-        ):
+        if live and all(map(wanted.may_be, live)) and keys.isdisjoint(found):
             finish_sending(runner, name, manifest.jobs, progress, again=True)
             found |= dict.fromkeys(keys, batch_of(name))
     return found
 
 
-def _sent(runner: Runner, batch: str) -> int:
-    key = sent_key(batch)
-    try:
-        with reading(f"the note {key}"):
-            return max(0, int(json.loads(runner.store.read(key).body)["sent"]))
-    except NotFound:
-        return 0
+def _retry(
+    runner: Runner,
+    survey: Survey,
+    wanted: Wanted,
+    known: Known,
+    orders: Orders,
+    progress: Progress,
+) -> dict[Key, str]:
+    """Queue again what has not succeeded, where it is; return the jobs with their batches.
 
-
-def _note(sent: int) -> bytes:
-    return json.dumps({"schema": SCHEMA, "sent": sent}).encode()
+    What somebody else has just queued again is `known` from then on.
+    """
+    found: dict[Key, str] = {}
+    views: dict[str, list[JobView]] = {}
+    for view in known.over.values():
+        views.setdefault(view.job.batch, []).append(view)
+    for batch, some in views.items():
+        if not has_inputs(runner, batch, orders):
+            continue
+        jobs = queue_again(
+            runner,
+            survey,
+            batch,
+            sorted(some, key=lambda view: view.job.index),
+            lambda job: JobLimits.of(wanted.jobs[wanted.key(job)]).to_dict(),
+            progress,
+        )
+        found |= {wanted.key(job): batch for job in jobs}
+        others = {wanted.key(view.job) for view in some} - found.keys()
+        known.jobs |= dict.fromkeys(others, (batch, JobState.QUEUED))
+    return found

@@ -1,36 +1,34 @@
 """The functions of adr that queue jobs again: those that did not succeed, and dead letters.
 
-A retry raises the generation of its jobs, so that neither an order that cancelled them before
-nor a message of the earlier generation touches it. It is written down first, in a manifest of
-its own under the next free number: of two who retry at the same moment one gets that number,
-and the other looks again at what is left to retry. One that was cut off before its seal is
-finished by whoever retries next.
+How a retry is written down and sent is told in `adr.sending`. One that was cut off before its
+seal is finished by whoever retries next, or queues the same jobs.
 
 They are part of the Python API, and to be had from `adr.adr` and from ``adr`` itself.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from adr.errors import Conflict, RunnerGone, UsageError
+from adr.embedded import output_folder
+from adr.errors import AdrError, RunnerGone, UsageError
 from adr.joblimits import check_limit
-from adr.keys import bundle_key, manifest_key, retry_name, retry_number
+from adr.keys import retry_number
 from adr.ledgers.base import DeadLetter, DeadLetters
-from adr.manifest import manifest_bytes
-from adr.models import Job, JobState, new_id
+from adr.models import Job, JobState
 from adr.orders import Orders, read_orders
 from adr.progress import SILENT, Progress
-from adr.queueing import finish_sending
 from adr.runner import Runner, open_runner
+from adr.sending import finish_sending, has_inputs, queue_again, raised
 from adr.survey import JobView, Survey, choose_jobs
 
 __all__ = ["RetryReport", "dead_letters", "retry"]
 
+#: So many batches are named in an error.
+_NAMED = 3
 _LEFT = {
     "succeeded": (JobState.SUCCEEDED,),
     "waiting": (JobState.QUEUED, JobState.UNACCOUNTED),
@@ -144,10 +142,11 @@ def retry(
     Raises
     ------
     UsageError
-        If there is no such batch or job, a value cannot be used, or the inputs of all these
-        jobs have been removed.
+        If there is no such batch or job, or a value cannot be used.
     RunnerGone
         If the runner takes no jobs.
+    AdrError
+        If the inputs of all these jobs have been removed.
     """
     names = [jobs] if isinstance(jobs, str) else list(jobs)
     if dead:
@@ -181,17 +180,14 @@ def retry(
     done: list[Job] = []
     gone: list[Job] = []
     for name, some in _by_batch(views).items():
-        if not _has_inputs(runner, name, orders):
+        if not has_inputs(runner, name, orders):
             gone += [view.job for view in some]
         elif dry_run:
-            done += _raised(some, changes)
+            done += raised(some, lambda _: changes)
         else:
-            done += _retry(runner, survey, name, some, changes, progress)
+            done += queue_again(runner, survey, name, some, lambda _: changes, progress)
     if gone and not done and not kept:
-        raise UsageError(
-            f"the inputs of {gone[0].batch} have been removed: repeat the adr queue or adr run "
-            f"that has made it, which runs again what did not succeed"
-        )
+        raise AdrError(_without_inputs(runner, list(dict.fromkeys(job.batch for job in gone))))
     left = [view for view in meant if names and _is_left(view) and not kinds.include(view)]
     return RetryReport((*kept, *done), tuple(kept), tuple(left), tuple(gone))
 
@@ -246,42 +242,18 @@ def _finish_retries(
     return found
 
 
-def _retry(
-    runner: Runner,
-    survey: Survey,
-    batch: str,
-    views: Sequence[JobView],
-    changes: dict[str, Any],
-    progress: Progress,
-) -> list[Job]:
-    """Queue jobs of one batch again, but those that somebody else retries at the same moment."""
-    while views:
-        jobs = _raised(views, changes)
-        name = retry_name(batch, survey.retries(batch) + 1)
-        # There is no root; what stands there tells our manifest from that of another.
-        body = manifest_bytes(
-            jobs,
-            root=f"{name} {new_id()}",
-            created=time.time(),
-            bundle_bytes=0,
-            unpacked_bytes=0,
-        )
-        try:
-            runner.store.write(manifest_key(name), body, if_absent=True)
-        except Conflict:
-            # Ours after all, where the answer to an earlier try of the same write was lost.
-            if runner.store.read(manifest_key(name)).body != body:
-                now = {view.job.id: view for view in survey.status(batch).jobs}
-                views = [view for view in views if now.get(view.job.id) == view]
-                continue
-        # Whoever retries meanwhile takes this for cut off, and sends these jobs as well.
-        finish_sending(runner, name, jobs, progress, again=True)
-        return jobs
-    return []
-
-
-def _raised(views: Iterable[JobView], changes: dict[str, Any]) -> list[Job]:
-    return [replace(each.job, generation=each.job.generation + 1, **changes) for each in views]
+def _without_inputs(runner: Runner, batches: Sequence[str]) -> str:
+    """Say what to do where nothing can be retried, since the inputs are gone."""
+    named = ", ".join(batches[:_NAMED])
+    if len(batches) > _NAMED:
+        named += f" and {len(batches) - _NAMED:,} more"
+    folder = output_folder(runner)
+    which = f"adr run with --to={folder}" if folder else "adr queue"
+    made = "made it" if len(batches) == 1 else "made them"
+    return (
+        f"the inputs of {named} have been removed: repeat the {which} that has {made}, "
+        f"which runs again what did not succeed"
+    )
 
 
 def _by_batch(views: Iterable[JobView]) -> dict[str, list[JobView]]:
@@ -289,14 +261,6 @@ def _by_batch(views: Iterable[JobView]) -> dict[str, list[JobView]]:
     for view in views:
         found.setdefault(view.job.batch, []).append(view)
     return found
-
-
-def _has_inputs(runner: Runner, batch: str, orders: Orders) -> bool:
-    """Tell whether jobs of a batch can be run: whether it is not called off and has its bundle."""
-    if batch in orders.destroyed_batches:
-        return False
-    key = bundle_key(batch)
-    return any(entry.key == key for entry in runner.store.list(key))
 
 
 def _is_left(view: JobView) -> bool:

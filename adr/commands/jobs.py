@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from adr import joboutput, output, progressbar
-from adr.commands.base import command
+from adr.commands.base import command, telling_if_interrupted
 from adr.commands.watching import watch_status
 from adr.current import address, current_runner, is_runner, runner_of
 from adr.errors import UsageError
@@ -67,6 +67,7 @@ def adr_run(given: Arguments) -> int:
                 "succeeded": report.succeeded,
                 "skipped": report.skipped,
                 "kept": report.kept,
+                "cancelled": report.cancelled,
                 "undecided": report.undecided,
                 "unpublished": report.unpublished,
                 "interrupted": report.interrupted,
@@ -75,7 +76,8 @@ def adr_run(given: Arguments) -> int:
         )
     if report.interrupted:
         return 130
-    return 1 if report.failed or report.undecided or report.unpublished else 0
+    missed = report.failed or report.cancelled or report.undecided or report.unpublished
+    return 1 if missed else 0
 
 
 @command
@@ -89,10 +91,11 @@ def adr_queue(given: Arguments) -> int:
     The last argument is the runner if it is the id of one and no file, or the
     folder of a local runner. A job that is there already is not queued again: one
     that has succeeded with the same command, settings and inputs, or waits or runs.
+    One that did not succeed is queued again in its batch.
 
     Options:
       <job options>
-      --rerun                Queue again what is there already
+      --rerun                Queue all of it again, whatever is there already
       --json                 Print the batch as JSON
       <runner options>
       <general options>
@@ -111,7 +114,8 @@ def adr_queue(given: Arguments) -> int:
     plan = _plan(given, files, avoid=[] if is_runner_id(runner) else [runner])
     if _only_shown(given, plan):
         return 0
-    with progressbar.progress(given.flag("--quiet")) as progress:
+    left = "the same command finishes what it has begun to queue"
+    with telling_if_interrupted(left), progressbar.progress(given.flag("--quiet")) as progress:
         report = core.queue_plan(
             runner, plan, given.text("--region"), rerun=given.flag("--rerun"), progress=progress
         )
@@ -126,6 +130,8 @@ def adr_queue(given: Arguments) -> int:
                 "jobs": report.jobs,
                 "known": report.known.to_dict(),
                 "resumed": bool(report.resumed),
+                "retried": dict(report.retried),
+                "doubled": dict(report.doubled),
                 "bundle_bytes": report.new.bundle_bytes if report.new else 0,
             }
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from adr import output, progressbar
-from adr.commands.base import command
+from adr.commands.base import command, telling_if_interrupted
 from adr.current import runner_of
 from adr.options import Arguments
 
@@ -52,7 +52,8 @@ def adr_retry(given: Arguments) -> int:
 
     runner = runner_of(given)
     dry_run = given.flag("--dry-run")
-    with progressbar.progress(given.flag("--quiet")) as progress:
+    left = "the same command finishes what it has begun to queue"
+    with telling_if_interrupted(left), progressbar.progress(given.flag("--quiet")) as progress:
         report = core.retry(
             runner,
             given.jobs(),
@@ -81,7 +82,7 @@ def _lines(report: RetryReport, verb: str) -> Iterator[str]:
     """Say what is retried, by batch, and what is not."""
     kept = {job.id for job in report.resumed}
     fresh = [job for job in report.jobs if job.id not in kept]
-    yield from _named(report.resumed, "went on with a retry of {}, which had been cut off")
+    yield from _named(report.resumed, "went on with a retry of {}, which was not finished")
     yield from _named(fresh, f"{verb} {{}}")
     yield from _named(
         report.gone,

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adr import plan, queue_plan, status
+from adr import plan, queue_plan, retry, status
 from adr.errors import RunnerGone
-from adr.keys import seal_key, unaccounted_key
+from adr.keys import bundle_key, retry_name, seal_key, unaccounted_key
 from adr.models import JobState, Lease, Outcome, SlotInfo, WorkerInfo
 from adr.orders import order_cancelling, order_destruction
 from adr.queueing import QueueReport
 from adr.runner import Runner, create_runner, open_runner
-from tests.contract.jobs import outcome_of
+from tests.contract.jobs import outcome_of, run_all
 from tests.proxy import Proxy
 
+SUCCEEDED = JobState.SUCCEEDED
 CASES = [f"case{number}.txt" for number in range(1, 7)]
 
 
@@ -113,22 +115,103 @@ def test_only_what_is_not_there_is_queued(site: Site) -> None:
     site.runner.ledger.release([leases["case6"]])
     # when it is queued again
     second = site.queue()
-    # then those that have no future are, with their inputs alone
-    assert labels(second) == ["case2", "case3", "case4"]
-    assert known(second) == (1, 1, 1)
-    assert second.new is not None
-    names = [member.name for member in second.new.plan.files]
-    assert names == ["case2.txt", "case3.txt", "case4.txt", "shared.dat"]
+    # then those that have no future are, where they are
+    assert (second.batch, second.jobs, second.new) == (first.batch, 3, None)
+    assert (second.retried, known(second)) == ({first.batch: 3}, (1, 1, 1))
     # and then nothing is, and the batch is the newest that holds some of it
     third = site.queue()
-    assert (third.batch, third.jobs, third.new, known(third)) == (second.batch, 0, None, (1, 4, 1))
-    assert [each.batch for each in status(site.id).batches] == [first.batch, second.batch]
-    # when jobs are to run otherwise than those that wait, or are to run whatever there is
-    assert labels(site.queue(CASES[:2], timeout=60)) == ["case2"]
-    assert labels(site.queue(CASES[:2], retry_on=[3], rerun=True)) == ["case1", "case2"]
+    assert (third.batch, third.jobs, third.new, known(third)) == (first.batch, 0, None, (1, 4, 1))
+    assert [each.batch for each in status(site.id).batches] == [first.batch]
+    # when jobs are to run otherwise than those that wait, then they do that as well
+    otherwise = site.queue(CASES[:3], timeout=60)
+    assert (labels(otherwise), otherwise.doubled) == (["case2", "case3"], {first.batch: 2})
+    assert site.queue(CASES[:3], timeout=60).doubled == {}
+    # or are to run whatever there is
+    again = site.queue(CASES[:2], retry_on=[3], rerun=True)
+    assert (labels(again), again.doubled) == (["case1", "case2"], {})
+    # with their inputs alone
+    assert again.new is not None
+    names = [member.name for member in again.new.plan.files]
+    assert names == ["case1.txt", "case2.txt", "shared.dat"]
     # or do something else
     (site.folder / "shared.dat").write_text("no wind\n")
     assert known(site.queue()) == (0, 0, 0)
+
+
+def test_what_did_not_succeed_is_retried_with_the_new_limits_and_counts_no_more(
+    site: Site,
+) -> None:
+    # given a batch that has failed, one that is called off, and one with other jobs as well
+    failed = site.queue(CASES[:2], timeout=60)
+    site.settle(*site.lease(2), state=JobState.FAILED)
+    off = site.queue(CASES[2:3])
+    order_cancelling(site.runner.store, [status(site.id, batch=off.batch).jobs[0].job])
+    site.settle(*site.lease(1), state=JobState.CANCELLED)
+    gone = site.queue(CASES[3:4])
+    destroyed = site.queue(CASES[4:5])
+    site.settle(*site.lease(2), state=JobState.FAILED)
+    site.runner.store.delete([bundle_key(gone.batch)])
+    order_destruction(site.runner.store, destroyed.batch)
+    # when all of that and more is queued, otherwise limited
+    report = site.queue(timeout=5, attempts=2, retry_on=[3], crash_limit=1)
+    # then each is retried where its inputs are, and only the others make a new batch
+    assert report.retried == {failed.batch: 2, off.batch: 1}
+    assert (labels(report), report.jobs) == (["case4", "case5", "case6"], 6)
+    leases = site.lease(6)
+    assert {
+        (job.timeout_s, job.attempts, job.retry_on, job.crash_limit)
+        for job in (lease.job for lease in leases)
+    } == {(5, 2, (3,), 1)}
+    # when only one fails once more, then that one is retried, and that as often as one likes
+    site.settle(*leases[1:])
+    site.settle(leases[0], state=JobState.FAILED)
+    again = site.queue(timeout=9)
+    batch = leases[0].job.batch
+    assert (again.retried, again.new, known(again)) == ({batch: 1}, None, (5, 0, 0))
+    (lease,) = site.lease(1)
+    assert (lease.job.timeout_s, lease.job.attempts) == (9, 1)
+    site.settle(lease)
+    # and no failure is left of what could be retried
+    left = {view.job.batch for view in status(site.id).jobs if view.state is not SUCCEEDED}
+    assert left == {gone.batch, destroyed.batch}
+    # and what is to run whatever there is makes a batch of its own
+    more = site.queue(CASES[:1], rerun=True)
+    assert (labels(more), more.retried) == (["case1"], {})
+
+
+def test_a_retry_that_was_cut_off_is_finished_by_the_same_queue(site: Site) -> None:
+    # given a batch whose jobs failed and were queued again, but for the seal of that
+    store = site.runner.store
+    batch = site.queue(CASES[:2]).batch
+    site.settle(*site.lease(2), state=JobState.FAILED)
+    assert site.queue(CASES[:2], timeout=5).retried == {batch: 2}
+    store.delete([seal_key(retry_name(batch, 1))])
+    # when the same is queued, then the retry is finished, and each job is there once
+    again = site.queue(CASES[:2], timeout=5)
+    assert (again.resumed, again.jobs, again.new, again.retried) == ((batch,), 2, None, {})
+    run_all(site.runner.ledger)
+    assert {(each.job.generation, each.state) for each in status(site.id).jobs} == {(1, SUCCEEDED)}
+    assert status(site.id).batches[0].sealed
+    # given another one, when all is to be run anew, then it is let be
+    assert retry(site.id, ["case1"], force=True).jobs
+    store.delete([seal_key(retry_name(batch, 2))])
+    rerun = site.queue(CASES[:1], rerun=True)
+    assert (rerun.resumed, labels(rerun)) == ((), ["case1"])
+
+
+def test_of_many_who_queue_again_at_once_each_job_is_queued_once(site: Site) -> None:
+    # given
+    batch = site.queue().batch
+    site.settle(*site.lease(6), state=JobState.FAILED)
+    # when
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda _: site.queue(), range(4)))
+    # then, but for those that have finished what another was about to send
+    assert sum(report.retried.get(batch, 0) for report in reports) == 6
+    assert all(report.new is None and report.batch == batch for report in reports)
+    assert all(report.jobs + sum(known(report)) == 6 for report in reports)
+    run_all(site.runner.ledger)
+    assert {(each.job.generation, each.state) for each in status(site.id).jobs} == {(1, SUCCEEDED)}
 
 
 def test_jobs_that_do_the_same_are_told_apart_by_their_names(site: Site) -> None:
@@ -148,7 +231,7 @@ def test_lost_jobs_are_queued_again_and_unaccounted_ones_are_not(site: Site) -> 
     # when
     second = site.queue(CASES[:2])
     # then
-    assert labels(second) == ["case1", "case2"]
+    assert (second.retried, second.new) == ({batch: 2}, None)
     assert known(site.queue(CASES[:2])) == (0, 2, 0)
 
 
@@ -187,11 +270,12 @@ def test_what_was_cut_off_and_called_off_in_part_is_finished_without_that(site: 
     # when only the others are wanted, then nothing is doubled
     second = site.queue(CASES[:2])
     assert (second.resumed, second.jobs, second.new) == ((first.batch,), 2, None)
-    # and what was called off is queued anew
+    # and what was called off is queued anew, where it is
     store.delete([seal_key(first.batch)])
     third = site.queue(CASES[:3])
-    assert (third.resumed, third.jobs, labels(third)) == ((first.batch,), 3, ["case3"])
-    assert [each.sealed for each in status(site.id).batches] == [True, True]
+    assert (third.resumed, third.jobs, third.new) == ((first.batch,), 3, None)
+    assert third.retried == {first.batch: 1}
+    assert [each.sealed for each in status(site.id).batches] == [True]
     assert known(site.queue(CASES[:3])) == (0, 3, 0)
     # given nothing that is not called off, then there is nothing to finish
     store.delete([seal_key(first.batch)])

@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from adr import dead_letters, retry, status
-from adr.errors import RunnerGone, UsageError
+from adr.errors import AdrError, RunnerGone, UsageError
 from adr.keys import bundle_key, manifest_key, retry_name, seal_key
 from adr.models import JobState, Lease, WorkerInfo
 from adr.orders import order_cancelling, order_destruction
@@ -192,8 +192,15 @@ def test_jobs_without_inputs_are_left_out_or_refused(site: Site) -> None:
     order_destruction(site.runner.store, destroyed)
     # then
     for batch in (gone, destroyed):
-        with pytest.raises(UsageError, match=f"inputs of {batch} have been removed: repeat the"):
+        with pytest.raises(AdrError, match=f"inputs of {batch} have been removed: repeat the"):
             retry(site.id, batch=batch)
+    assert retry(site.id, batch=whole, dry_run=True).gone == ()
+    site.runner.store.delete([moved := bundle_key(whole)])
+    said = f"inputs of {gone}, {destroyed}, {whole} have been removed: repeat the adr queue that"
+    with pytest.raises(AdrError, match=said) as caught:
+        retry(site.id)
+    assert caught.value.exit_code == 1
+    site.runner.store.write(moved, b"")
     report = retry(site.id)
     assert [job.batch for job in report.jobs] == [whole]
     assert {job.batch for job in report.gone} == {gone, destroyed}

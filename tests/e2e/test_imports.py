@@ -44,7 +44,7 @@ LAYERS = (
     ("launching", "launchoptions"),
     ("inventory",),
     ("worker", "worker.*"),
-    ("history", "publish", "queueing", "survey"),
+    ("history", "publish", "queueing", "sending", "survey"),
     ("runner",),
     ("fabfile", "fleets.*"),
     ("batch", "bundle", "entries", "joblimits", "manifest", "members", "templates", "transfer"),

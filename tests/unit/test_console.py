@@ -60,6 +60,7 @@ class Core:
             succeeded=5,
             skipped=0,
             failed=(),
+            cancelled=0,
             undecided=0,
             interrupted=False,
             kept=0,
@@ -1131,10 +1132,14 @@ def test_an_error_is_one_sentence_and_its_exit_status(core, capsys, error, statu
     assert capsys.readouterr() == ("", f"adr: {sentence}\n")
 
 
-def test_an_interrupt_exits_130(core, capsys):
-    core.answers["queue_plan"] = KeyboardInterrupt()
-    assert main(["queue", "--quiet", "a", RUNNER]) == 130
-    assert capsys.readouterr().err == "adr: interrupted\n"
+@pytest.mark.parametrize(
+    "words", [["queue", "--quiet", "a", RUNNER], ["retry", f"--runner={RUNNER}"]]
+)
+def test_an_interrupt_exits_130(core, capsys, words):
+    core.answers |= {"queue_plan": KeyboardInterrupt(), "retry": KeyboardInterrupt()}
+    assert main(words) == 130
+    left = "the same command finishes what it has begun to queue"
+    assert capsys.readouterr().err == f"adr: {left}\nadr: interrupted\n"
 
 
 @pytest.mark.parametrize("level", ["10", "DEBUG", "30"])

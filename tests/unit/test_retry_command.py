@@ -82,7 +82,7 @@ def test_a_retry_says_what_and_how_many_and_prints_only_json(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines() == [
-        "went on with a retry of 1 job of c, which had been cut off: case2",
+        "went on with a retry of 1 job of c, which was not finished: case2",
         "retrying 30 jobs of b: case1, case2, case3, case4, case5, ...",
         "left out 1 job of d\\x1b, whose inputs have been removed (repeat the adr queue or adr run "
         "that has made it): case3",
@@ -132,8 +132,15 @@ def test_what_is_there_already_is_counted() -> None:
     )  # fmt: skip
     new = NewBatch("c", plan, 99)  # type: ignore[arg-type]
     one = Known(dict(list(at.items())[:1]))
-    assert list(queue_lines(QueueReport("c", 7, ("b",), new, one))) == [
-        "went on with batch b, whose queueing had been cut off",
+    report = QueueReport("c", 7, ("b",), new, one, {"b": 1, "a": 2}, {"b": 1, "a": 1000})
+    assert list(queue_lines(report)) == [
+        "went on with batch b, whose queueing was not finished",
+        "1 job that had not succeeded is queued again in b",
+        "2 jobs that had not succeeded are queued again in a",
         "1 job is here already (1 succeeded); --rerun queues it again",
+        "1 of these waits or runs already in b, with other limits, and will run as well: "
+        "adr cancel --batch=b calls off what is left there",
+        "1,000 of these wait or run already in a, with other limits, and will run as well: "
+        "adr cancel --batch=a calls off what is left there",
         "bundled 1 file, 3 bytes from /data",
     ]
