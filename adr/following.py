@@ -28,7 +28,7 @@ from adr.runner import Runner
 from adr.stores.base import ObjectStore
 from adr.survey import JobView, Status, Survey
 
-__all__ = ["follow", "is_at_work", "output_of", "why_silent"]
+__all__ = ["follow", "how_it_ended", "is_at_work", "output_of", "why_silent"]
 
 _log = logging.getLogger(__name__)
 
@@ -328,10 +328,15 @@ class _Follower:
             yield from parts.read()
         if parts.offset != parts.length:
             yield from output_of(self._runner.store, record, parts.offset)
-        if record.state is JobState.CANCELLED:
-            self._tell(f"{self._job.name} was cancelled")
-        elif record.state is not JobState.SUCCEEDED:
-            self._tell(f"{self._job.name} has failed: {record.reason}")
+        if ending := how_it_ended(self._job, record):
+            self._tell(ending)
+
+
+def how_it_ended(job: Job, record: JobRecord) -> str:
+    """Say how a job ended that did not succeed; empty where it did."""
+    if record.state is JobState.CANCELLED:
+        return f"{job.name} was cancelled"
+    return "" if record.state is JobState.SUCCEEDED else f"{job.name} has failed: {record.reason}"
 
 
 def why_silent(view: JobView, *, runs: bool) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from adr import following
 from adr.errors import AdrError, UsageError
-from adr.models import JobState
+from adr.models import Job, JobRecord, JobState
 from adr.progress import SILENT, Progress
 from adr.publish import fetches
-from adr.runner import open_runner
+from adr.runner import Runner, open_runner
 from adr.survey import JobView, Status, Survey, choose_jobs
 from adr.transfer import FetchReport, fetch
 
@@ -60,7 +60,7 @@ def logs(
         do not read it to its end [default: False]
     tell : callable, optional
         Called with sentences for people while a job is followed: that it waits, that its
-        worker was lost
+        worker was lost, that it has failed
 
     Raises
     ------
@@ -81,7 +81,7 @@ def logs(
     if why:
         raise AdrError(why)
     if view.record is not None:
-        return following.output_of(runner.store, view.record)
+        return _ended(runner, view.job, view.record, tell if follow else lambda _: None)
     if follow:
         if view.state in (JobState.QUEUED, JobState.UNACCOUNTED):
             tell(_waits(view, status))
@@ -90,6 +90,14 @@ def logs(
     raise AdrError(
         f"{view.job.name} is {view.state}: its output can be had once it has ended, {how}"
     )
+
+
+def _ended(
+    runner: Runner, job: Job, record: JobRecord, tell: Callable[[str], None]
+) -> Generator[bytes, None, None]:
+    yield from following.output_of(runner.store, record)
+    if ending := following.how_it_ended(job, record):
+        tell(ending)
 
 
 def _waits(view: JobView, status: Status) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 
 import pytest
 
 from adr.embedded import run_batch
 from adr.errors import UsageError
+from adr.joboutput import run_lines
 from adr.models import JobRecord, JobState, Outcome, visible
 from adr.orders import order_destruction
 from adr.queueing import queue_batch
@@ -108,17 +110,65 @@ def test_jobs_without_an_outcome_are_no_success(inputs, tmp_path):
 
     report = run(inputs, to, command=f"test {{/.}} = b || {destroyer(runner)}; sleep 20")
 
-    assert report.undecided == 2
+    assert (report.undecided, report.cancelled) == (2, 0)
     with pytest.raises(UsageError, match="has been destroyed: remove"):
         run(inputs, to)
 
 
+def test_what_is_called_off_from_elsewhere_is_counted_and_run_by_the_next(inputs, tmp_path):
+    # given a job that has two others called off, one that runs and one that waits
+    for name in "cd":
+        inputs.append(inputs[0].with_name(f"{name}.txt"))
+        inputs[-1].write_text(f"{name}\n")
+    to, over = tmp_path / "results", tmp_path / "over"
+    call = f"adr.cancel({str(to / '.adr')!r}, ['b', 'c'])"
+    command = (
+        f"cp {{}} out; test -e {over} && exit; case {{/.}} in "
+        f"a) {python(call)}; until test -e {over}; do sleep 0.1; done ;; "
+        f"b) trap 'touch {over}; exit' TERM; sleep 60 & wait ;; esac"
+    )
+    bar = Bar()
+    # when
+    report = run(inputs, to, command, progress=bar)
+    # then it is told from what failed, and from what has no outcome, to the end of the bar
+    assert (report.succeeded, report.cancelled, report.undecided) == (2, 2, 0)
+    assert (report.failed, report.interrupted, bar.left) == ((), False, 0)
+    assert bar.notes["cancelled"] == 2
+    assert list(run_lines(report)) == ["jobs: 2 succeeded, 2 cancelled"]
+    assert sorted(path.name for path in to.iterdir()) == [".adr", "a", "d"]
+    # and the same command runs it
+    again = run(inputs, to, command)
+    assert (again.succeeded, again.skipped, again.cancelled) == (2, 2, 0)
+
+
+class Bar:
+    """Note how much is left of the last thing that was begun."""
+
+    def __init__(self):
+        self.left = 0
+        self.notes = {}
+
+    def start(self, what, total, unit, done=0):
+        self.left = total - done
+
+    def advance(self, amount=1):
+        self.left -= amount
+
+    def note(self, **counts):
+        self.notes |= counts
+
+    def finish(self):
+        pass
+
+
 def destroyer(runner):
     """Return a shell command that destroys the runner at a path."""
-    import sys
+    return python(f"adr.destroy({runner!r})")
 
-    code = f"from adr import adr; adr.destroy({runner!r})"
-    return f'{sys.executable} -c "{code}"'
+
+def python(call):
+    """Return a shell command that calls adr."""
+    return f'{sys.executable} -c "from adr import adr; {call}"'
 
 
 def test_what_waits_is_not_run_with_an_older_time_limit(inputs, tmp_path):

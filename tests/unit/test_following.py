@@ -270,6 +270,12 @@ def test_what_overlaps_is_heard_once_and_what_is_missing_comes_from_the_record(h
     # then
     assert heard == [b"abc", b"def", b"gh", b"ijklmnop"]
     assert hall.told == [f"{hall.job.name} has failed: exit code 3"]
+    # and who comes later is told the same, if that is to be followed
+    for follow in (True, False):
+        told: list[str] = []
+        found = adr.logs(hall.runner.id, hall.job.name, follow=follow, tell=told.append)
+        assert b"".join(found) == b"".join(heard)
+        assert told == (hall.told if follow else [])
     assert hall.left() == []
 
 
