@@ -47,6 +47,27 @@ def test_local_retry_killed_and_repeated(
     local.check(batch)
 
 
+@pytest.mark.parametrize("finished_by", ["queue", "retry"])
+def test_queue_killed_in_a_retry_is_finished_by_the_same_and_by_retry(
+    local: Scene, finished_by: str
+) -> None:
+    # given jobs that have failed, and a queue of the same that dies when it has noted its retry
+    batch = _failed(local, 5)
+    runner = f"--runner={local.runner}"
+    words = ["queue", "--quiet", "--json", runner, *local.make(5)]
+    die = {"at": STORE, "key": r"~1\.jsonl\.gz", "after": True}
+    assert local.start("adr", *words, die=die).ended() == -signal.SIGKILL
+    # when it is repeated, or they are retried
+    found = _repeated(local, words if finished_by == "queue" else ["retry", *words[1:4]])
+    # then each job is there once, in the batch it was in
+    assert found["resumed"] == (True if finished_by == "queue" else 5)
+    again = _repeated(local, words)
+    assert (again["batch"], again["known"]["waiting"], again["jobs"]) == (batch, 5, 0)
+    local.finish()
+    assert local.all_runs() == [2] * 5
+    local.check(batch)
+
+
 def test_aws_retry_killed_among_its_calls_and_repeated(aws: Scene, proxy: Proxy) -> None:
     # given a command that dies when SQS has taken some jobs and the answer is on its way
     batch = _failed(aws, JOBS)

@@ -89,6 +89,29 @@ def test_what_came_of_a_batch_is_waited_for_and_told(here: Shell) -> None:
     assert "no job is named like 'dune'" in here("failures", "dune", status=2).err
 
 
+def test_what_is_mended_and_queued_again_counts_no_more(here: Shell, tmp_path: Path) -> None:
+    # given jobs that failed of something that is no input, and some that wait
+    well = tmp_path / "well"
+    words = ["queue", "--exclude=*.inp", "--command", f": {{}}; test -e {well}"]
+    cases = sorted(CASES)
+    batch = here(*words, *cases[:3]).lines[0]
+    here("process", "--stop-on-empty")
+    assert "3 jobs: 3 failed" in here("wait", status=1).err
+    waiting = here(*words, *cases[3:5]).lines[0]
+    # when that is mended, and all is queued once more with another limit
+    well.touch()
+    done = here(*words, "--timeout=60", "--json", *cases[:5])
+    assert "3 jobs that had not succeeded are queued again in " + batch in done.err
+    assert f"2 of these wait or run already in {waiting}, with other limits" in done.err
+    assert (done.json["retried"], done.json["doubled"]) == ({batch: 3}, {waiting: 2})
+    assert (done.json["jobs"], done.json["batch"] in (batch, waiting)) == (5, False)
+    here("process", "--stop-on-empty")
+    # then nothing is left of the failures
+    assert "7 jobs: 7 succeeded" in here("wait").err
+    assert "nothing has failed" in here("failures").err
+    assert here(*words, *cases[:3]).lines == [batch]
+
+
 def test_what_is_called_off_is_named_and_counted(here: Shell) -> None:
     batch = here("queue", "--command=true {}", *CASES).lines[0]
 
