@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import adr
-from adr import retrying, survey, waiting
+from adr import sending, survey, waiting
 from adr.errors import Denied, Unavailable, UsageError
 from adr.launching import demand
 from adr.models import Job, JobState, SlotInfo, WorkerInfo
@@ -310,8 +310,8 @@ def test_what_is_called_off_does_not_count_as_having_waited(
     batch = site.queue("true", 2)
     first, second = (view.job for view in site.survey.status(batch).jobs)
     adr.cancel(site.runner, [first.name, second.name])
-    later = SimpleNamespace(time=lambda: time.time() + 12 * 24 * 3600)
-    monkeypatch.setattr(retrying, "time", later)
+    later = SimpleNamespace(time=lambda: time.time() + 12 * 24 * 3600, monotonic=time.monotonic)
+    monkeypatch.setattr(sending, "time", later)
     monkeypatch.setattr(survey, "time", later)
     looking = survey.Survey(replace(open_runner(site.runner), retention_s=14 * 24 * 3600))
     adr.retry(site.runner, [second.name])
@@ -319,6 +319,6 @@ def test_what_is_called_off_does_not_count_as_having_waited(
     assert not [note for note in looking.status().notes if "days" in note]
     # but where it was queued then
     adr.cancel(site.runner, everything=True)
-    monkeypatch.setattr(retrying, "time", time)
+    monkeypatch.setattr(sending, "time", time)
     adr.retry(site.runner, [second.name])
     assert [note for note in looking.status().notes if "waited for 12 days" in note]
