@@ -31,9 +31,7 @@ JOBS = 23
     ],
     ids=["before the manifest", "after the manifest", "before the seal", "after the seal"],
 )
-def test_local_queue_killed_and_repeated(
-    local: Scene, die: dict[str, Any], resumed: bool
-) -> None:
+def test_local_queue_killed_and_repeated(local: Scene, die: dict[str, Any], resumed: bool) -> None:
     # given a command that dies at some point of queueing
     words = ["queue", "--quiet", "--json", f"--runner={local.runner}", *local.make(5)]
     assert local.start("adr", *words, die=die).ended() == -signal.SIGKILL
