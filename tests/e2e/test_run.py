@@ -299,6 +299,7 @@ def test_the_outcome_is_told_as_json(shell, ran):
         "schema": 1,
         "to": str(shell.folder / "results"),
         "succeeded": 2,
+        "cancelled": 0,
         "undecided": 0,
         "unpublished": [],
         "skipped": 0,
