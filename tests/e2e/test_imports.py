@@ -80,7 +80,7 @@ BACKENDS = {
         "ledgers.deadletters",
     },
     "ledgers.sqlite": set(),
-    "stores.s3": {"stores.files"},
+    "stores.s3": {"stores.files", "stores.s3wire"},
     "stores.directory": {"stores.files"},
 }
 #: What a fleet may import beside its own parts.
