@@ -88,7 +88,7 @@ def fetch(
     target: Path,
     *,
     overwrite: bool = False,
-    threads: int = 16,
+    threads: int = 48,
     progress: Progress = SILENT,
 ) -> FetchReport:
     """Copy objects into a directory, several at a time.
