@@ -18,7 +18,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,7 +37,14 @@ from adr.models import new_id
 from adr.progress import SILENT, Progress
 from adr.zipwriter import ZipWriter
 
-__all__ = ["Written", "restore_member", "unpack_bundle", "unpacked_bytes", "write_bundle"]
+__all__ = [
+    "Written",
+    "restore_member",
+    "stream_bundle",
+    "unpack_bundle",
+    "unpacked_bytes",
+    "write_bundle",
+]
 
 #: So much is told of what another module says about a bundle.
 _SAID_LETTERS = 300
@@ -79,20 +86,9 @@ def write_bundle(
     AdrError
         If a file vanished or changed since it was chosen, or the zip cannot be written.
     """
-    if len(members) > MOST_ENTRIES:
-        raise UsageError(
-            f"there are {len(members):,} files and folders in {os.fspath(root)}, and a bundle may "
-            f"hold {MOST_ENTRIES:,}: leave some out with --exclude, or choose a smaller --root"
-        )
-    progress.start("bundling", sum(member.size_bytes for member in members), "bytes")
     try:
-        with (
-            open(target_path, "wb", buffering=_BUFFER_BYTES) as file,
-            ZipWriter(file.write, compress=compress) as archive,
-        ):
-            for member in members:
-                _add(archive, root, member, progress)
-        return Written(archive.size_bytes)
+        with open(target_path, "wb", buffering=_BUFFER_BYTES) as file:
+            return stream_bundle(root, members, file.write, compress=compress, progress=progress)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(target_path)
@@ -101,6 +97,34 @@ def write_bundle(
                 f"cannot write the bundle {os.fspath(target_path)}: {error.strerror}"
             ) from error
         raise
+
+
+def stream_bundle(
+    root: str | os.PathLike[str],
+    members: Sequence[Member],
+    write: Callable[[bytes], object],
+    *,
+    compress: bool,
+    progress: Progress = SILENT,
+) -> Written:
+    """Write members of a root as a zip, from its beginning to its end; see `write_bundle`.
+
+    Parameters
+    ----------
+    write : callable
+        Takes the bytes of the zip in their order.
+    """
+    if len(members) > MOST_ENTRIES:
+        raise UsageError(
+            f"there are {len(members):,} files and folders in {os.fspath(root)}, and a bundle may "
+            f"hold {MOST_ENTRIES:,}: leave some out with --exclude, or choose a smaller --root"
+        )
+    progress.start("bundling", sum(member.size_bytes for member in members), "bytes")
+    try:
+        with ZipWriter(write, compress=compress) as archive:
+            for member in members:
+                _add(archive, root, member, progress)
+        return Written(archive.size_bytes)
     finally:
         progress.finish()
 

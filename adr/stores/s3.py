@@ -11,8 +11,8 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from itertools import count, islice
@@ -26,6 +26,7 @@ from adr.aws import Connection, error_code, translated
 from adr.errors import Conflict, NotFound, RunnerGone, ServiceError
 from adr.stores.base import Document, ObjectInfo, too_large
 from adr.stores.files import naming, new_file, open_regular, write_all
+from adr.stores.s3parts import written_in_parts
 from adr.stores.s3wire import Wire, crc32_text
 
 if TYPE_CHECKING:
@@ -153,6 +154,15 @@ class S3Store:
                 if error_code(error) != "NoSuchUpload":
                     raise
                 self._transfers().upload(str(path), self._bucket, key).result()
+
+    @contextmanager
+    def writing(self, key: str, most_bytes: int) -> Iterator[Callable[[bytes], object]]:
+        """Upload in parts while the object is written; a small one in one call."""
+        with (
+            translated("store", self._named(key)),
+            written_in_parts(self._connection, key, most_bytes) as writer,
+        ):
+            yield writer.write
 
     def download(self, key: str, path: Path) -> None:
         """Stream the object to `path`, in one GET unless it breaks off."""

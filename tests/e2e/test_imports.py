@@ -81,7 +81,7 @@ BACKENDS = {
         "ledgers.deadletters",
     },
     "ledgers.sqlite": set(),
-    "stores.s3": {"stores.files", "stores.s3wire"},
+    "stores.s3": {"stores.files", "stores.s3parts", "stores.s3wire"},
     "stores.directory": {"stores.files"},
 }
 #: What a fleet may import beside its own parts.
