@@ -31,6 +31,7 @@ setup(
         "platformdirs>=4",
         "rich>=13",
     ],
+    extras_require={"fast": ["isal>=1.5"]},
     entry_points={"console_scripts": ["adr = adr.console:main"]},
     classifiers=[
         "Environment :: Console",

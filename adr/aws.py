@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from adr.errors import (
 from adr.version import __version__
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest
     from botocore.model import OperationModel
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -165,6 +166,7 @@ class Connection:
         self._clients: dict[str, Any] = {}
         self._queue_url: str | None = None
         self._owner_sought = False
+        self._sent = threading.local()
 
     @classmethod
     def from_resources(cls, runner_id: str, *, s3: Any = None, sqs: Any = None) -> Connection:
@@ -217,6 +219,11 @@ class Connection:
                         _log.debug("the owner of %s is not known: %s", self.runner_id, error)
                     self._owner_sought = True
         return self.s3
+
+    @property
+    def last_sent(self) -> tuple[str, Mapping[str, str | bytes]] | None:
+        """Return URL and headers of what this thread has sent last through a client of S3."""
+        return getattr(self._sent, "last", None)
 
     @property
     def sqs(self) -> SQSClient:
@@ -308,6 +315,7 @@ class Connection:
     def _prepared(self, service: str, made: Any) -> Any:
         if service == "s3":
             made.meta.events.register("before-parameter-build.s3", self._name_owner)
+            made.meta.events.register("before-send.s3", self._note_sent)
         return made
 
     def _name_owner(self, params: dict[str, Any], model: OperationModel, **_: Any) -> None:
@@ -317,6 +325,10 @@ class Connection:
             shape = model.input_shape
             if shape is not None and "ExpectedBucketOwner" in shape.members:
                 params.setdefault("ExpectedBucketOwner", owner)
+
+    def _note_sent(self, request: AWSPreparedRequest, **_: Any) -> None:
+        # Not the request, which would keep its body in memory.
+        self._sent.last = request.url, request.headers
 
     def _find_queue(self) -> str:
         try:

@@ -2,7 +2,7 @@
 
 A plain zip, so that anyone can look into it; what zip cannot say (times to the nanosecond,
 names that are not UTF-8) stands in an extra field of ours that other programs skip. It is
-written in one pass without seeking back, which lets its checksum be made on the way.
+written in one pass without seeking back (`adr.zipwriter`).
 `adr.members` chooses what goes in; workers unpack it and put single originals back.
 
 A bundle comes from a store that others may write to: `adr.entries` says what of it is refused.
@@ -11,19 +11,16 @@ A bundle comes from a store that others may write to: `adr.entries` says what of
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import stat
 import struct
 import threading
-import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import IO
 
 from adr.entries import (
     EXTRA,
@@ -38,14 +35,20 @@ from adr.errors import AdrError, NotFound, UsageError
 from adr.members import Member, read_member
 from adr.models import new_id
 from adr.progress import SILENT, Progress
+from adr.zipwriter import ZipWriter
 
-__all__ = ["Written", "restore_member", "unpack_bundle", "unpacked_bytes", "write_bundle"]
+__all__ = [
+    "Written",
+    "restore_member",
+    "stream_bundle",
+    "unpack_bundle",
+    "unpacked_bytes",
+    "write_bundle",
+]
 
 #: So much is told of what another module says about a bundle.
 _SAID_LETTERS = 300
-_COMPRESSED = frozenset(
-    (".7z", ".bz2", ".gz", ".jpeg", ".jpg", ".lz4", ".mp4", ".png", ".tgz", ".xz", ".zip", ".zst")
-)
+_BUFFER_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,6 @@ class Written:
     """Describe a bundle that was written."""
 
     size_bytes: int
-    sha256: str
 
 
 def write_bundle(
@@ -66,14 +68,14 @@ def write_bundle(
 ) -> Written:
     """Write members of a root to a zip; on an error no file is left.
 
-    The same members with the same content make the same bytes.
+    The same members with the same content make the same bytes, on the same installation.
 
     Parameters
     ----------
     members : sequence of Member
         Each folder before what is in it.
     compress : bool
-        Deflate, except what is compressed already; without, everything is stored.
+        Deflate what shrinks by it; without, everything is stored.
     progress : Progress, optional
         Told of the bytes that were read.
 
@@ -84,19 +86,9 @@ def write_bundle(
     AdrError
         If a file vanished or changed since it was chosen, or the zip cannot be written.
     """
-    if len(members) > MOST_ENTRIES:
-        raise UsageError(
-            f"there are {len(members):,} files and folders in {os.fspath(root)}, and a bundle may "
-            f"hold {MOST_ENTRIES:,}: leave some out with --exclude, or choose a smaller --root"
-        )
-    progress.start("bundling", sum(member.size_bytes for member in members), "bytes")
     try:
-        with open(target_path, "wb") as file:
-            sink = _Sink(file)
-            with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
-                for member in members:
-                    _add(archive, root, member, compress=compress, progress=progress)
-        return Written(sink.size_bytes, sink.digest.hexdigest())
+        with open(target_path, "wb", buffering=_BUFFER_BYTES) as file:
+            return stream_bundle(root, members, file.write, compress=compress, progress=progress)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(target_path)
@@ -105,60 +97,65 @@ def write_bundle(
                 f"cannot write the bundle {os.fspath(target_path)}: {error.strerror}"
             ) from error
         raise
+
+
+def stream_bundle(
+    root: str | os.PathLike[str],
+    members: Sequence[Member],
+    write: Callable[[bytes], object],
+    *,
+    compress: bool,
+    progress: Progress = SILENT,
+) -> Written:
+    """Write members of a root as a zip, from its beginning to its end; see `write_bundle`.
+
+    Parameters
+    ----------
+    write : callable
+        Takes the bytes of the zip in their order.
+    """
+    if len(members) > MOST_ENTRIES:
+        raise UsageError(
+            f"there are {len(members):,} files and folders in {os.fspath(root)}, and a bundle may "
+            f"hold {MOST_ENTRIES:,}: leave some out with --exclude, or choose a smaller --root"
+        )
+    progress.start("bundling", sum(member.size_bytes for member in members), "bytes")
+    try:
+        with ZipWriter(write, compress=compress) as archive:
+            for member in members:
+                _add(archive, root, member, progress)
+        return Written(archive.size_bytes)
     finally:
         progress.finish()
 
 
-class _Sink:
-    """Count and hash what is written, and offer no seeking."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.size_bytes = 0
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size_bytes += len(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
 def _add(
-    archive: zipfile.ZipFile,
-    root: str | os.PathLike[str],
-    member: Member,
-    *,
-    compress: bool,
-    progress: Progress,
+    archive: ZipWriter, root: str | os.PathLike[str], member: Member, progress: Progress
 ) -> None:
     raw = os.fsencode(member.name)
     name = raw.decode("utf-8", "backslashreplace")
     is_folder = stat.S_ISDIR(member.mode)
-    info = zipfile.ZipInfo(name + "/" if is_folder else name, _zip_time(member.mtime_ns))
-    info.create_system = 3
-    info.external_attr = member.mode << 16 | (0x10 if is_folder else 0)
     odd = b"" if name.encode() == raw else raw
-    info.extra = EXTRA_HEAD.pack(EXTRA, 8 + len(odd), member.mtime_ns) + odd
+    pieces: Iterable[bytes]
     if stat.S_ISREG(member.mode):
-        info.file_size = member.size_bytes
-        if compress and os.path.splitext(name)[1].lower() not in _COMPRESSED:
-            info.compress_type = zipfile.ZIP_DEFLATED
-        with archive.open(info, "w") as out:
-            for chunk in read_member(root, member):
-                out.write(chunk)
-                progress.advance(len(chunk))
+        pieces, size_bytes = _told(read_member(root, member), progress), member.size_bytes
     else:
-        archive.writestr(info, os.fsencode(member.target))
+        target = os.fsencode(member.target)
+        pieces, size_bytes = [target], len(target)
+    archive.add(
+        name + "/" if is_folder else name,
+        pieces,
+        size_bytes,
+        mtime_s=member.mtime_ns // 10**9,
+        attributes=member.mode << 16 | (0x10 if is_folder else 0),
+        extra=EXTRA_HEAD.pack(EXTRA, 8 + len(odd), member.mtime_ns) + odd,
+    )
 
 
-def _zip_time(mtime_ns: int) -> tuple[int, int, int, int, int, int]:
-    """Return the nearest time that zip can say, for the programs that read nothing better."""
-    earliest, latest = 315_532_800, 4_354_819_198
-    moment = time.gmtime(min(max(mtime_ns // 10**9, earliest), latest))
-    return moment[:6]
+def _told(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+        progress.advance(len(chunk))
 
 
 def unpacked_bytes(zip_path: str | os.PathLike[str]) -> int:

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from adr.batch import BatchPlan, new_batch_id
-from adr.bundle import write_bundle
+from adr.bundle import stream_bundle, write_bundle
 from adr.errors import AdrError, Conflict, RunnerGone
 from adr.history import Key, Known, Wanted, known_jobs
 from adr.joblimits import JobLimits
@@ -30,6 +31,7 @@ from adr.orders import Orders, read_orders
 from adr.progress import SILENT, Progress
 from adr.runner import Runner
 from adr.sending import finish_sending, has_inputs, queue_again, seal
+from adr.stores.base import Streaming
 from adr.survey import JobView, Survey
 
 __all__ = [
@@ -143,11 +145,14 @@ def queue_new(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) -> N
     """Bundle the inputs of a plan and queue all its jobs as a new batch."""
     plan = plan.with_batch(new_batch_id(plan.root))
     batch = plan.jobs[0].batch
-    with _new_bundle(runner.scratch) as bundle:
-        written = write_bundle(
-            plan.root, plan.members, bundle, compress=runner.compress, progress=progress
-        )
-        runner.store.upload(bundle, bundle_key(batch), move=True)
+    how: Any = {"compress": runner.compress, "progress": progress}
+    if isinstance(runner.store, Streaming):
+        with runner.store.writing(bundle_key(batch), plan.size_bytes) as write:
+            written = stream_bundle(plan.root, plan.members, write, **how)
+    else:
+        with _new_bundle(runner.scratch) as bundle:
+            written = write_bundle(plan.root, plan.members, bundle, **how)
+            runner.store.upload(bundle, bundle_key(batch), move=True)
     body = manifest_bytes(
         plan.jobs,
         root=plan.root,

@@ -88,7 +88,7 @@ def fetch(
     target: Path,
     *,
     overwrite: bool = False,
-    threads: int = 16,
+    threads: int = 48,
     progress: Progress = SILENT,
 ) -> FetchReport:
     """Copy objects into a directory, several at a time.
@@ -396,10 +396,14 @@ def _remove_if_dead(left: Path) -> None:
 
 
 def _in_parallel(work: Callable[[_T], None], items: Sequence[_T], threads: int) -> None:
-    """Call `work` on every item from several threads; raise the first error at the end.
+    """Call `work` on every item, from several threads if there are several; raise the first error.
 
     The threads are daemons, so Ctrl-C does not wait for files that take hours.
     """
+    if len(items) == 1:
+        # A thread would cost as much as the work on a small file.
+        work(items[0])
+        return
     waiting = iter(items)
     lock = threading.Lock()
     stopped = threading.Event()

@@ -8,12 +8,14 @@ they are sent again, flagged, so that a worker looks before it runs one of them.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from adr.aws import Connection, is_uncertain, translated
@@ -24,7 +26,8 @@ __all__ = ["RETENTION_S", "Message", "MessageQueue"]
 
 _ENTRIES = 10
 _BATCH_BYTES = 1 << 20
-_SENDERS = 8
+_SENDERS = 32
+_CALLERS = 8
 _TRIES = 6
 #: The longest time that SQS keeps a message.
 RETENTION_S = 14 * 24 * 3600
@@ -100,32 +103,42 @@ class MessageQueue:
     ) -> None:
         """Send one message a job, several batches at a time; see `Ledger.send`."""
         self._found()
-        batches = list(_batches(jobs, again))
-        ends = []
-        total = 0
-        for batch in batches:
-            total += len(batch)
-            ends.append(total)
-        guard, done, told = threading.Lock(), set[int](), 0
+        _refuse_too_large(jobs)
+        waiting = _batches(jobs, again)
+        guard, stopped = threading.Lock(), threading.Event()
+        begun, under_way = 0, set[int]()
 
-        def send_one(number: int) -> None:
-            nonlocal told
-            self._send_batch(batches[number])
-            with guard:
-                done.add(number)
-                while told in done:
-                    told += 1
-                if sent and told:
-                    sent(ends[told - 1])
+        def run() -> None:
+            nonlocal begun
+            while not stopped.is_set():
+                with guard:
+                    batch = next(waiting, None)
+                    if batch is None:
+                        return
+                    first = begun
+                    begun += len(batch)
+                    under_way.add(first)
+                self._send_batch(batch)
+                with guard:
+                    under_way.remove(first)
+                    if sent and (known := min(under_way, default=begun)):
+                        sent(known)
+
+        def run_or_stop() -> None:
+            try:
+                run()
+            except BaseException:
+                stopped.set()
+                raise
 
         with ThreadPoolExecutor(_SENDERS) as pool:
-            futures = [pool.submit(send_one, number) for number in range(len(batches))]
+            threads = min(_SENDERS, math.ceil(len(jobs) / _ENTRIES))
+            futures = [pool.submit(run_or_stop) for _ in range(threads)]
             try:
                 for future in futures:
                     future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            finally:
+                stopped.set()
 
     def receive(self, most: int, wait_s: float, visibility_s: float) -> list[Message]:
         """Receive up to ten messages and hide them for `visibility_s`."""
@@ -179,10 +192,10 @@ class MessageQueue:
     def _in_tens(
         self, operation: str, handles: Sequence[str], extra: dict[str, Any]
     ) -> dict[str, str]:
-        failed: dict[str, str] = {}
         sqs, url = self._found()
         call = getattr(sqs, operation)
-        for first in range(0, len(handles), _ENTRIES):
+
+        def one(first: int) -> dict[str, str]:
             some = handles[first : first + _ENTRIES]
             entries = [
                 {"Id": str(number), "ReceiptHandle": handle, **extra}
@@ -190,8 +203,18 @@ class MessageQueue:
             ]
             with translated(operation.replace("_", " "), self._connection.runner_id):
                 answer = call(QueueUrl=url, Entries=entries)
-            for each in answer.get("Failed", ()):
-                failed[some[int(each["Id"])]] = f"{each['Code']}: {each.get('Message', '')}"
+            return {
+                some[int(each["Id"])]: f"{each['Code']}: {each.get('Message', '')}"
+                for each in answer.get("Failed", ())
+            }
+
+        firsts = range(0, len(handles), _ENTRIES)
+        if len(firsts) <= 1:
+            return one(0) if firsts else {}
+        failed: dict[str, str] = {}
+        with ThreadPoolExecutor(min(_CALLERS, len(firsts))) as pool:
+            for some in pool.map(one, firsts):
+                failed |= some
         return failed
 
     def _send_batch(self, bodies: Sequence[str]) -> None:
@@ -231,15 +254,7 @@ def _batches(jobs: Iterable[Job], again: bool) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for job in jobs:
-        data = job.to_dict()
-        body = json.dumps({**data, "check": True} if again else data)
-        # A message that has to be sent again grows by its flag.
-        length = len(body) + len(_FLAG)
-        if length > _BATCH_BYTES:
-            raise UsageError(
-                f"the job {job.label} is too large for a queue ({length} bytes, at most "
-                f"{_BATCH_BYTES}): put its command into a script among the inputs"
-            )
+        body, length = _body(job, again)
         if batch and (len(batch) == _ENTRIES or size + length > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -250,6 +265,30 @@ def _batches(jobs: Iterable[Job], again: bool) -> Iterator[list[str]]:
 
 
 _FLAG = ', "check": true'
+
+
+def _body(job: Job, again: bool) -> tuple[str, int]:
+    """Return the message of a job, and the bytes to reckon with."""
+    data = job.to_dict()
+    body = json.dumps({**data, "check": True} if again else data)
+    # A message that has to be sent again grows by its flag.
+    length = len(body) + len(_FLAG)
+    if length > _BATCH_BYTES:
+        raise UsageError(
+            f"the job {job.label} is too large for a queue ({length} bytes, at most "
+            f"{_BATCH_BYTES}): put its command into a script among the inputs"
+        )
+    return body, length
+
+
+def _refuse_too_large(jobs: Iterable[Job]) -> None:
+    """Refuse a job that no queue takes, before another one is sent."""
+    for job in jobs:
+        texts = (job.command, job.preprocessing or "", job.postprocessing or "", job.label)
+        more = (job.input or "", *job.store, *chain.from_iterable(job.env))
+        # Twelve bytes are the most that a character takes in JSON. Few jobs are put to the test.
+        if 12 * sum(map(len, (*texts, *more))) > _BATCH_BYTES // 2:
+            _body(job, False)
 
 
 def _flagged(body: str) -> str:

@@ -6,14 +6,22 @@ A store is flat: text keys, bytes as content, as on S3. Its neighbours are `adr.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from adr.errors import AdrError
 
-__all__ = ["LARGEST_DOCUMENT_BYTES", "Document", "ObjectInfo", "ObjectStore", "too_large"]
+__all__ = [
+    "LARGEST_DOCUMENT_BYTES",
+    "Document",
+    "ObjectInfo",
+    "ObjectStore",
+    "Streaming",
+    "too_large",
+]
 
 #: What is read in one piece is not larger, as far as adr writes it. The largest are parts of the
 #: journal with the names of very many results.
@@ -125,3 +133,22 @@ class ObjectStore(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, in batches; absent ones are no error."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A capability of stores that take an object while it is being made."""
+
+    def writing(
+        self, key: str, most_bytes: int
+    ) -> AbstractContextManager[Callable[[bytes], object]]:
+        """Return a context whose value takes the bytes of an object in their order.
+
+        The object appears, whole, at the end of the context; not if that raises. What takes
+        the bytes blocks while too many are on their way, and is for one thread.
+
+        Parameters
+        ----------
+        most_bytes : int
+            What the object will not be much larger than.
+        """

@@ -7,13 +7,12 @@ between machines without a lock.
 
 from __future__ import annotations
 
-import base64
 import random
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from itertools import count, islice
@@ -27,12 +26,16 @@ from adr.aws import Connection, error_code, translated
 from adr.errors import Conflict, NotFound, RunnerGone, ServiceError
 from adr.stores.base import Document, ObjectInfo, too_large
 from adr.stores.files import naming, new_file, open_regular, write_all
+from adr.stores.s3parts import written_in_parts
+from adr.stores.s3wire import Wire, crc32_text
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 __all__ = ["S3Store"]
 
+#: Files up to this size are read whole and take the short way.
+_SMALL_BYTES = 256 << 10
 #: Files up to this size are stored in one call; larger ones in parts of at least this size.
 _ONE_CALL_BYTES = 8 << 20
 #: Most keys that one DeleteObjects takes (a limit of S3).
@@ -68,6 +71,7 @@ class S3Store:
         self._bucket = connection.runner_id
         self._lock = threading.Lock()
         self._manager: TransferManager | None = None
+        self._wire = Wire(connection)
 
     def create(self) -> None:
         """Make the bucket: private, encrypted, and rid of the parts of aborted uploads."""
@@ -136,7 +140,11 @@ class S3Store:
         with naming("read", path):
             file = open_regular(path)
         with file, naming("read", path), translated("store", self._named(key)):
-            if path.stat().st_size <= _ONE_CALL_BYTES:
+            size_bytes = path.stat().st_size
+            if size_bytes <= _SMALL_BYTES:
+                self._put_small(key, file.read())
+                return
+            if size_bytes <= _ONE_CALL_BYTES:
                 self._connection.bucket_s3.put_object(Bucket=self._bucket, Key=key, Body=file)
                 return
             try:
@@ -146,6 +154,15 @@ class S3Store:
                 if error_code(error) != "NoSuchUpload":
                     raise
                 self._transfers().upload(str(path), self._bucket, key).result()
+
+    @contextmanager
+    def writing(self, key: str, most_bytes: int) -> Iterator[Callable[[bytes], object]]:
+        """Upload in parts while the object is written; a small one in one call."""
+        with (
+            translated("store", self._named(key)),
+            written_in_parts(self._connection, key, most_bytes) as writer,
+        ):
+            yield writer.write
 
     def download(self, key: str, path: Path) -> None:
         """Stream the object to `path`, in one GET unless it breaks off."""
@@ -220,6 +237,11 @@ class S3Store:
             f"AWS answered {code} ({said})"
         )
 
+    def _put_small(self, key: str, body: bytes) -> None:
+        if not self._wire.put(key, body):
+            self._connection.bucket_s3.put_object(Bucket=self._bucket, Key=key, Body=body)
+            self._wire.learn("PutObject", key)
+
     def _receive(
         self, key: str, file: BinaryIO, *, is_small: bool = False
     ) -> GetObjectOutputTypeDef:
@@ -230,7 +252,7 @@ class S3Store:
             for attempt in count():
                 _wait(attempt)
                 rest: Any = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
-                answer = self._connection.bucket_s3.get_object(Bucket=self._bucket, Key=key, **rest)
+                answer = self._get(key, rest, is_small)
                 etag = answer["ETag"]
                 if not done:
                     whole, checksum = answer.get("ChecksumCRC32"), 0
@@ -243,7 +265,7 @@ class S3Store:
                         done += len(chunk)
                         checksum = zlib.crc32(chunk, checksum)
                     # A part has no checksum; that of an object that was put together has a dash.
-                    if rest and whole and "-" not in whole and whole != _base64(checksum):
+                    if whole and "-" not in whole and whole != crc32_text(checksum):
                         raise core.FlexibleChecksumError(error_msg="its parts do not match")
                     break
                 except _BROKEN_BODY as error:
@@ -252,6 +274,17 @@ class S3Store:
                     if isinstance(error, core.FlexibleChecksumError):
                         done = file.seek(0)
                         file.truncate()
+        return answer
+
+    def _get(self, key: str, rest: Any, is_small: bool) -> GetObjectOutputTypeDef:
+        # Only boto3's answer tells the age of a document, and how it came that there is none.
+        if not (rest or is_small):
+            answer = self._wire.get(key)
+            if answer is not None:
+                return answer
+        answer = self._connection.bucket_s3.get_object(Bucket=self._bucket, Key=key, **rest)
+        if not rest:
+            self._wire.learn("GetObject", key)
         return answer
 
     def _transfers(self) -> TransferManager:
@@ -274,10 +307,6 @@ def _age_s(answer: GetObjectOutputTypeDef) -> float:
     """Return the age of an object by the clock of S3, which counts whole seconds."""
     now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     return max(0.0, (now - answer["LastModified"]).total_seconds())
-
-
-def _base64(checksum: int) -> str:
-    return base64.b64encode(checksum.to_bytes(4, "big")).decode()
 
 
 def _wait(attempt: int) -> None:

@@ -29,7 +29,7 @@ __all__ = ["Outbox"]
 
 _log = logging.getLogger(__name__)
 
-_UPLOADERS = 16
+_UPLOADERS = 32
 _WAITING_DELIVERIES = 256
 _GROUP = 200
 _LONGEST_PAUSE_S = 30.0

@@ -48,6 +48,7 @@ LAYERS = (
     ("runner",),
     ("fabfile", "fleets.*"),
     ("batch", "bundle", "entries", "joblimits", "manifest", "members", "templates", "transfer"),
+    ("zipwriter",),
     ("access", "role"),
     ("ledgers.*", "stores.*", "aws", "remote", "logins", "hostkeys", "roster", "orders", "wheel"),
     ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets", "fleets.ec2"),
@@ -80,7 +81,7 @@ BACKENDS = {
         "ledgers.deadletters",
     },
     "ledgers.sqlite": set(),
-    "stores.s3": {"stores.files"},
+    "stores.s3": {"stores.files", "stores.s3parts", "stores.s3wire"},
     "stores.directory": {"stores.files"},
 }
 #: What a fleet may import beside its own parts.

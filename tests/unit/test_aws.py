@@ -406,23 +406,26 @@ class TestCredentialsThatEnd:
             "SECOND",
         ]
 
-    def test_large_files_are_no_exception(
-        self, proxy: Proxy, name: str, keys: Path, tmp_path: Path
+    @pytest.mark.parametrize("size", [9 << 20, 9])
+    def test_files_are_no_exception(
+        self, proxy: Proxy, name: str, keys: Path, tmp_path: Path, size: int
     ) -> None:
         make_runner_with_keys(name)
         self.write(keys, "FIRST", 300)
         store = S3Store(Connection(name))
-        store.write("key", b"1")
-        large = tmp_path / "large"
-        large.write_bytes(bytes(9 << 20))
+        file = tmp_path / "file"
+        file.write_bytes(b"1")
+        for key in ("first", "second"):
+            store.upload(file, key)
+        file.write_bytes(bytes(size))
         self.write(keys, "FIRST", -1)
 
         with pytest.raises(Unavailable, match="have ended"):
-            store.upload(large, "large")
+            store.upload(file, "file")
 
         self.write(keys, "SECOND", 3600)
-        store.upload(large, "large")
-        assert [entry.size_bytes for entry in store.list("large")] == [9 << 20]
+        store.upload(file, "file")
+        assert [entry.size_bytes for entry in store.list("file")] == [size]
 
     def test_other_errors_of_that_kind_pass(self) -> None:
         with pytest.raises(RuntimeError, match="another"), translated("read", "the card"):

@@ -22,6 +22,8 @@ DOCS = PACKAGE.parent / "docs"
 SERVICES = ("sqs", "s3", "ec2", "iam", "sts", "ssm", "pricing")
 #: Calls that are permitted under another name than their own.
 CALLED = {
+    "s3:CompleteMultipartUpload": "s3:PutObject",
+    "s3:CreateMultipartUpload": "s3:PutObject",
     "s3:DeleteObjects": "s3:DeleteObject",
     "s3:HeadBucket": "s3:ListBucket",
     "s3:HeadObject": "s3:GetObject",
@@ -30,6 +32,7 @@ CALLED = {
     "s3:PutBucketEncryption": "s3:PutEncryptionConfiguration",
     "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
     "s3:PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
+    "s3:UploadPart": "s3:PutObject",
 }
 #: What needs no permission.
 FREE = {"sts:GetCallerIdentity"}

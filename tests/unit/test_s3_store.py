@@ -7,7 +7,7 @@ import re
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -115,6 +115,66 @@ def test_a_large_upload_survives_the_loss_of_its_last_answer(
     store.upload(a_file(tmp_path / "f", (8 << 20) + 1), "big")
 
     assert [entry.size_bytes for entry in store.list("")] == [(8 << 20) + 1]
+
+
+PIECES = [bytes([n]) * (3 << 20) for n in range(7)]
+
+
+def write_pieces(store: S3Store, pieces: Iterable[bytes]) -> None:
+    with store.writing("made", sum(map(len, PIECES))) as write:
+        for piece in pieces:
+            write(piece)
+
+
+@pytest.mark.parametrize(("number", "parts"), [(0, 0), (2, 0), (3, 1), (7, 3)])
+def test_an_object_is_uploaded_in_parts_while_it_is_made(
+    store: S3Store, proxy: Proxy, tmp_path: Path, number: int, parts: int
+) -> None:
+    write_pieces(store, PIECES[:number])
+
+    if parts:
+        counts = {"s3.CreateMultipartUpload": 1, "s3.UploadPart": parts}
+        assert proxy.counts == {**counts, "s3.CompleteMultipartUpload": 1}
+    else:
+        assert proxy.counts == {"s3.PutObject": 1}
+    store.download("made", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"".join(PIECES[:number])
+
+
+def test_an_object_whose_making_fails_leaves_nothing(store: S3Store, proxy: Proxy) -> None:
+    def breaking_off() -> Iterator[bytes]:
+        yield from PIECES
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_pieces(store, breaking_off())
+
+    assert proxy.count("s3.AbortMultipartUpload") == 1
+    assert list(store.list("")) == []
+
+
+def test_an_object_with_a_part_that_fails_is_not_made_to_its_end(
+    store: S3Store, proxy: Proxy
+) -> None:
+    proxy.fail("s3.UploadPart", 403, "AccessDenied")
+    left = iter(PIECES * 20)
+
+    with pytest.raises(ServiceError, match=r"made.*UploadPart"):
+        write_pieces(store, left)
+
+    assert len(list(left)) > 0
+    assert proxy.count("s3.AbortMultipartUpload") == 1
+    assert list(store.list("")) == []
+
+
+def test_parts_that_were_put_together_without_an_answer_are_an_object(
+    store: S3Store, proxy: Proxy
+) -> None:
+    proxy.lose_answer("s3.CompleteMultipartUpload", times=1)
+
+    write_pieces(store, PIECES)
+
+    assert [entry.size_bytes for entry in store.list("")] == [7 * (3 << 20)]
 
 
 def test_a_thousand_objects_are_listed_and_removed_with_one_call(
