@@ -32,7 +32,6 @@ kind, so `result_key` quotes what a key cannot hold; the true name stands in the
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -236,5 +235,7 @@ def result_key(batch: str, index: int, attempt: str, name: str) -> str:
         segments.append(quoted.replace(".", "%2E") if quoted in (".", "..") else quoted)
     text = "/".join(segments)
     if len(text) > _LONGEST_NAME_BYTES or max(map(len, segments)) > _LONGEST_SEGMENT_BYTES:
+        import hashlib
+
         text = "%-" + hashlib.sha256(raw).hexdigest()
     return results_prefix(batch, index, attempt) + text

@@ -8,28 +8,27 @@ that a local runner never imports boto3.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adr.errors import AdrError, RunnerGone, Unavailable, UsageError
-from adr.fleets.base import Fleet
 from adr.ledgers.base import Ledger
 from adr.models import SCHEMA, check_schema
 from adr.roster import DEAD_AFTER_S, HEARTBEAT_S, Roster, WorkerLocks
 from adr.stores.base import ObjectStore
+
+if TYPE_CHECKING:
+    from adr.fleets.base import Fleet
 
 __all__ = [
     "Runner",
@@ -159,6 +158,8 @@ def create_runner(
     UsageError
         If the directory cannot be a runner.
     """
+    import uuid
+
     if not local:
         made = _open_aws(str(uuid.uuid4()), region_name, None)
         try:
@@ -215,6 +216,8 @@ def remove_local(runner_id: str) -> None:
     AdrError
         If some of it could not be removed; everything else is.
     """
+    import shutil
+
     from adr.stores.directory import DirectoryStore
 
     path = Path(runner_id).resolve()
@@ -328,6 +331,8 @@ def _registry() -> Path:
 
 
 def _listed_as(path: Path) -> Path:
+    import hashlib
+
     return _registry() / (path.name + "-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:8])
 
 
