@@ -171,7 +171,8 @@ class DirectoryStore:
                     continue
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
-                    found.append((key, ObjectInfo(key, status.st_size, _etag(status))))
+                    info = ObjectInfo(key, status.st_size, _etag(status), status.st_mtime)
+                    found.append((key, info))
         return sorted(found, key=lambda each: os.fsencode(each[0]))
 
     def _file(self, key: str) -> Path:

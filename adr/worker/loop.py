@@ -141,7 +141,7 @@ class Worker:
             most_jobs=most_jobs,
             idle_s=idle_s,
             worker=worker,
-            alive=runner.roster.alive,
+            idle=runner.roster.idle,
         )
         self._leases = LeaseKeeper(
             runner.ledger, self._turns, self._outbox.leases, self._policy.given_back, self._leave

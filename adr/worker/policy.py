@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice, takewhile
 
 from adr.ledgers.base import Ledger
-from adr.models import Depth, WorkerInfo
+from adr.models import Depth
 from adr.survey import Survey
 
 __all__ = ["Policy"]
@@ -28,9 +29,11 @@ _BETWEEN_LOOKS_S = 20.0
 _LONGEST_WAIT_S = 5.0
 #: An idle worker asks no oftener than this what became of the jobs, and who else is there.
 _BETWEEN_QUESTIONS_S = 60.0
-#: So many idle workers, and such a part of all, stay while others are at their last jobs.
+#: So many idle workers, and such a part of all, stay while others are at their last jobs; but
+#: not more than each of thousands can count.
 _STAY = 1
 _STAY_PART = 0.05
+_MOST_STAY = 20
 
 
 class Policy:
@@ -56,8 +59,8 @@ class Policy:
         worker waits for what may be queued next.
     worker : str, optional
         Id of this worker.
-    alive : callable, optional
-        Returns all living workers.
+    idle : callable, optional
+        Returns how many workers live, and the ids of idle ones in order; see `Roster.idle`.
     clock : callable, optional
         Returns seconds that never run backwards.
     """
@@ -71,7 +74,7 @@ class Policy:
         most_jobs: int | None = None,
         idle_s: float | None = None,
         worker: str = "",
-        alive: Callable[[], list[WorkerInfo]] = list,
+        idle: Callable[[], tuple[int, Iterator[str]]] = lambda: (0, iter(())),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
@@ -80,7 +83,7 @@ class Policy:
         self._left = most_jobs
         self._idle_s = idle_s
         self._worker = worker
-        self._alive = alive
+        self._idle = idle
         self._clock = clock
         self._guard = threading.Lock()
         self._began = clock()
@@ -267,8 +270,8 @@ class Policy:
 
     def _is_to_stay(self) -> bool:
         """Tell whether this is one of the few idle workers that stay; all of them agree on it."""
-        alive = self._alive()
-        # Our own heartbeat may still tell of our last job.
-        idle = {info.worker for info in alive if not info.running} | {self._worker}
-        stay = _STAY + math.ceil(_STAY_PART * len(alive))
-        return self._worker in sorted(idle)[:stay]
+        alive, idle = self._idle()
+        stay = min(_MOST_STAY, _STAY + math.ceil(_STAY_PART * alive))
+        # Not by whether we are among them: our own heartbeat may still tell of our last job.
+        before = takewhile(lambda worker: worker < self._worker, idle)
+        return len(list(islice(before, stay))) < stay
