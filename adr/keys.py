@@ -23,6 +23,7 @@
     _batches/destroyed                          that nobody is to queue any more
     _control/destroyed, destroyed-batch/<batch> orders: nothing more is to be run
     _control/paused                             nothing more is to be begun
+    _control/changed                            that there are other orders than before
     _control/cancel/<id>.json                   jobs that are called off
     _control/follow/<batch>/<index>/<id>        somebody reads the output of a job that runs
 
