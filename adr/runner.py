@@ -74,6 +74,8 @@ class Runner:
     compress: bool
     #: Seconds after which the queue forgets a job.
     retention_s: float = math.inf
+    #: How many jobs can be leased at a time; whoever asks for one more gets none.
+    most_leased: float = math.inf
     #: Folder where large files on their way to the store are best made; None: anywhere.
     scratch: Path | None = None
     #: Where its workers can be launched: what opens each kind of fleet, the usual one first.
@@ -287,7 +289,7 @@ def _open_aws(
 ) -> Runner:
     from adr.aws import Connection
     from adr.ledgers.aws import AwsLedger
-    from adr.ledgers.sqs import RETENTION_S, MessageQueue
+    from adr.ledgers.sqs import MOST_IN_FLIGHT, RETENTION_S, MessageQueue
     from adr.stores.s3 import S3Store
 
     if s3 is None and sqs is None:
@@ -307,6 +309,7 @@ def _open_aws(
         orders_s=orders_s,
         compress=True,
         retention_s=RETENTION_S,
+        most_leased=MOST_IN_FLIGHT,
         fleets={
             "ec2": partial(_fleet, "adr.fleets.ec2.fleet:Ec2Fleet", connection, store),
             "ssh": partial(_fleet, "adr.fleets.ssh:SshFleet", connection, store),

@@ -89,6 +89,8 @@ class Policy:
         self._began = clock()
         self._job_s: float | None = None
         self._held_up = False
+        #: Whether the last attempt to lease has brought nothing.
+        self._in_vain = False
         self._looks: list[float] = []
         #: Since when there is nothing to do; None where there is, or it is not known.
         self._idle_since: float | None = None
@@ -124,7 +126,10 @@ class Policy:
             How many are leased and wait for a slot.
         """
         ahead = 0
-        if self._job_s is not None and self._job_s < _AHEAD_S and not self._held_up:
+        # SQS lends so many messages of a queue and no more: where it has none to lend, to take
+        # one ahead would take it from a slot elsewhere.
+        may_be_ahead = not self._held_up and not self._in_vain
+        if self._job_s is not None and self._job_s < _AHEAD_S and may_be_ahead:
             # A slot that has been at its job for longer may be so for days.
             free = slots - sum(self._clock() - began > _AHEAD_S for began in running)
             ahead = min(_MOST_AHEAD, int(free * _AHEAD_S / max(self._job_s, 0.001)))
@@ -151,6 +156,7 @@ class Policy:
     def leased(self, jobs: int) -> None:
         """Take note that so many jobs were leased, or that there were none."""
         self._shut_out_since = None
+        self._in_vain = jobs == 0
         if jobs:
             self._looks.clear()
             self._idle_since = None

@@ -141,6 +141,17 @@ class TestLeasing:
         scene.policy.ended(0.1)
         assert scene.policy.wanted(4, [scene.now] * 4, 0) > 0
 
+    def test_where_there_was_nothing_to_lease_none_is_leased_ahead_until_there_is(self) -> None:
+        scene = Scene()
+        scene.learn(0.1)
+
+        scene.policy.leased(0)
+
+        assert scene.policy.wanted(4, [scene.now] * 4, 0) == 0
+        assert scene.policy.wanted(4, [scene.now] * 3, 0) == 1
+        scene.policy.leased(1)
+        assert scene.policy.wanted(4, [scene.now] * 4, 0) > 0
+
     def test_no_more_jobs_are_leased_than_were_asked_for(self) -> None:
         policy = Scene(most_jobs=3).policy
 
