@@ -19,12 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from adr import roster, runner
+from adr import orders, roster, runner
 from adr.ledgers import aws, journal, sqs
 from adr.manifest import manifest_bytes
 from adr.models import Job, JobRecord
 from adr.survey import JobView
-from adr.worker import outbox
+from adr.worker import outbox, policy
 from adr.worker.policy import Policy
 from benchmarks.batches import sample_job, sample_record
 from benchmarks.measure import Setting
@@ -142,12 +142,12 @@ def _sizes() -> dict[str, float]:
 def _leasing(slots: int, job_s: float) -> tuple[float, int]:
     """Return how many jobs a worker leases by one call, and how many it has ahead at most."""
     now = 1000.0
-    policy = Policy(None, None, stop_on_empty=False, clock=lambda: now)  # type: ignore[arg-type]
-    policy.ended(job_s)
-    ready = ahead = policy.wanted(slots, [now] * slots, 0)
+    asked = Policy(None, None, stop_on_empty=False, clock=lambda: now)  # type: ignore[arg-type]
+    asked.ended(job_s)
+    ready = ahead = asked.wanted(slots, [now] * slots, 0)
     # Once one slot is free, it takes one of those that wait; then more are leased, or not yet.
     for _ in range(10 * (ahead + 1)):
-        wanted = policy.wanted(slots, [now] * slots, ready)
+        wanted = asked.wanted(slots, [now] * slots, ready)
         if ready <= 0:
             return 1.0, ahead
         if wanted > 0 and ready < ahead:
@@ -167,6 +167,8 @@ def loads(case: Scenario) -> list[Load]:
     shortest_s, usual_s = HEARTBEAT_S
     beat_s = min(usual_s, max(shortest_s, case.job_s / case.slots))
     every_s = aws.VISIBILITY_S / 2
+    # Those that a wave of workers has left, and those that have just begun.
+    heartbeats = workers * 1.5
     live, control = "_workers/live/", "_control/"
     objects = journal_objects(case)
     arrivals = workers / case.start_s
@@ -191,19 +193,26 @@ def loads(case: Scenario) -> list[Load]:
     senders = sqs._SENDERS / case.rtt_s
     client("send", "sqs", "", jobs / sqs._ENTRIES, senders)
     start("find the queue", "sqs", "", 1)
-    start("orders", "list", control, 1)
+    start("orders", "list", control, 2)
     start("heartbeat", "put", live, 1)
-    start("who else", "list", live, max(1.0, workers / 2 / PAGE))
-    start("sweep", "get", live, min(roster._SWEPT, workers / 2))
+    start("who else", "list", live, max(1.0, heartbeats / PAGE))
+    start(
+        "sweep",
+        "get",
+        live,
+        min(roster._SWEPT, workers) * min(1.0, roster._SWEPT / heartbeats),
+    )
     start("bundle", "get", "<batch>.zip", 1)
     steady("receive", "sqs", "", rate / per_receive)
     steady("results", "put", "<batch>/", rate * case.results)
     steady("journal", "put", "_journal/<batch>/", flush)
     steady("delete", "sqs", "", deletes)
     if case.job_s > every_s:
-        steady("extend", "sqs", "", case.slots / every_s)
+        # Those that run side by side have begun at any time, and are extended together.
+        steady("extend", "sqs", "", math.ceil(case.slots / sqs._ENTRIES) / every_s)
     steady("heartbeat", "put", live, 1 / beat_s)
-    steady("orders", "list", control, 1 / ORDERS_S)
+    steady("orders", "get", control, 1 / ORDERS_S)
+    steady("orders", "list", control, 1 / ORDERS_S / orders._LOOKS)
     end("depth", "sqs", "", 1)
     end("batches, orders", "list", "_batches/", 2)
     end("manifest", "get", "_batches/", 1)
@@ -350,11 +359,15 @@ def _limits(case: Scenario) -> Table:
         ("messages in flight", lambda n: in_flight(sized(n)), IN_FLIGHT),
         ("start: GET of heartbeats/s", peak("start", "get", live), GETS_PER_S),
         ("start: GET of the bundle/s", peak("start", "get", "<batch>.zip"), GETS_PER_S),
-        ("work: PUT of results/s", peak("work", "put", "<batch>/"), PUTS_PER_S),
-        ("work: PUT of journal/s", peak("work", "put", records), PUTS_PER_S),
+        (
+            "work: PUT of results/s, until S3 divides them",
+            peak("work", "put", "<batch>/"),
+            PUTS_PER_S,
+        ),
+        ("work: PUT of journal/s, until S3 divides it", peak("work", "put", records), PUTS_PER_S),
         ("work: PUT of heartbeats/s", peak("work", "put", live), PUTS_PER_S),
-        ("work: LIST of orders/s", peak("work", "get", "_control/"), GETS_PER_S),
-        ("idle: GET of heartbeats/s, by all of all", _staying, GETS_PER_S),
+        ("work: GET and LIST of orders/s", peak("work", "get", "_control/"), GETS_PER_S),
+        ("idle: GET and LIST of heartbeats/s", _staying, GETS_PER_S),
         ("end: GET of journal/s, by all of all", peak("end", "get", records), GETS_PER_S),
         (
             "end: GB read by a worker to prove the end",
@@ -368,17 +381,24 @@ def _limits(case: Scenario) -> Table:
     found = [(_reached(of, most), what, most, of(case.workers)) for what, of, most in limits]
     for workers, what, most, now in sorted(found, key=lambda each: each[0] or math.inf):
         table.rows.append([what, most, now, workers or "over a million"])
-    table.notes.append(
-        "idle: once workers have had nothing to do for as long as --idle says, while others work"
-    )
+    table.notes += [
+        "idle: once workers have had nothing to do for as long as --idle says, while others work",
+        "at first: S3 divides what begins with random ids, as results and journal do within their "
+        "batch, once it is asked too much for long; until then it answers 503 to some, who try "
+        "again",
+    ]
     return table
 
 
 def _staying(workers: int) -> float:
-    """Return how many heartbeats are read a second by idle workers that ask who else is there."""
-    from adr.worker import policy
+    """Return what idle workers read a second to know whether to stay, where all of them ask.
 
-    return workers * workers / policy._BETWEEN_QUESTIONS_S
+    Each reads heartbeats in the order of their ids until it has found so many idle ones: the
+    fewer are idle the farther it reads, but the fewer read.
+    """
+    stay = min(policy._MOST_STAY, policy._STAY + math.ceil(policy._STAY_PART * workers))
+    read = workers * min(workers, stay + roster._READERS)
+    return (read + workers * math.ceil(workers / PAGE)) / policy._BETWEEN_QUESTIONS_S
 
 
 def _reached(of: Callable[[int], float], most: float) -> int | None:
