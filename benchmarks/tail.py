@@ -104,7 +104,9 @@ class _Play:
         worker.asking = False
         # What it had wanted when it asked may have changed a little meanwhile.
         most = max(1, min(sqs._ENTRIES, self._wanted(worker)))
-        for _ in range(min(most, len(self._queue))):
+        leased = min(most, len(self._queue))
+        worker.policy.leased(leased)
+        for _ in range(leased):
             worker.ready.append((self.now, self._queue.popleft()))
             self._ready += 1
         self._at(leases._UNSTARTED_S + leases._TICK_S / 2, "look", number)
