@@ -14,53 +14,52 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from adr import config
-from adr.batch import BatchPlan, find_root, plan_batch
-from adr.control import cancel, failures, pause, resume
-from adr.embedded import RunReport, run_batch
-from adr.hosts import (
-    get_workers,
-    host_output,
-    iterate_workers,
-    launch,
-    launch_plan,
-    list_hosts,
-    list_orphans,
-    plan_launch,
-    prepare,
-    start,
-    stop,
-)
-from adr.joblimits import job_limits
-from adr.lifecycle import RunnerInfo, create, destroy, get_runners, list_runners
-from adr.models import new_id
 from adr.progress import SILENT, Progress
-from adr.queueing import QueueReport, queue_batch
-from adr.resources import (
-    create_bucket,
-    create_queue,
-    deregister_workers,
-    download_batch,
-    get_job,
-    isiterable,
-    key_exists,
-    launch_workers,
-    parse_message,
-    process_job,
-    queue_job,
-    register_workers,
-    upload_batch,
-    upload_files,
-)
-from adr.results import download, logs, status
-from adr.retrying import dead_letters, retry
-from adr.runner import is_runner_id, open_runner
-from adr.waiting import wait, watch
-from adr.worker.loop import Worker, WorkerReport
-from adr.worker.signals import stopping
-from adr.worker.workspace import cache_contents, restore_contents
+
+if TYPE_CHECKING:
+    from adr.batch import BatchPlan, find_root
+    from adr.control import cancel, failures, pause, resume
+    from adr.embedded import RunReport
+    from adr.hosts import (
+        get_workers,
+        host_output,
+        iterate_workers,
+        launch,
+        launch_plan,
+        list_hosts,
+        list_orphans,
+        plan_launch,
+        prepare,
+        start,
+        stop,
+    )
+    from adr.lifecycle import RunnerInfo, create, destroy, get_runners, list_runners
+    from adr.queueing import QueueReport
+    from adr.resources import (
+        create_bucket,
+        create_queue,
+        deregister_workers,
+        download_batch,
+        get_job,
+        isiterable,
+        key_exists,
+        launch_workers,
+        parse_message,
+        process_job,
+        queue_job,
+        register_workers,
+        upload_batch,
+        upload_files,
+    )
+    from adr.results import download, logs, status
+    from adr.retrying import dead_letters, retry
+    from adr.waiting import wait, watch
+    from adr.worker.loop import WorkerReport
+    from adr.worker.workspace import cache_contents, restore_contents
 
 __all__ = [
     "RunnerInfo",
@@ -115,6 +114,38 @@ __all__ = [
     "watch",
 ]
 
+#: Where the functions stand that are not written here. Each is imported when it is asked for:
+#: together they take ten times as long as most commands.
+_ELSEWHERE = {
+    "adr.batch": ("find_root",),
+    "adr.control": ("cancel", "failures", "pause", "resume"),
+    "adr.hosts": (
+        *("get_workers", "host_output", "iterate_workers", "launch", "launch_plan"),
+        *("list_hosts", "list_orphans", "plan_launch", "prepare", "start", "stop"),
+    ),
+    "adr.lifecycle": ("RunnerInfo", "create", "destroy", "get_runners", "list_runners"),
+    "adr.resources": (
+        *("create_bucket", "create_queue", "deregister_workers", "download_batch", "get_job"),
+        *("isiterable", "key_exists", "launch_workers", "parse_message", "process_job"),
+        *("queue_job", "register_workers", "upload_batch", "upload_files"),
+    ),
+    "adr.results": ("download", "logs", "status"),
+    "adr.retrying": ("dead_letters", "retry"),
+    "adr.waiting": ("wait", "watch"),
+    "adr.worker.workspace": ("cache_contents", "restore_contents"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _ELSEWHERE.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def plan(
     files: Sequence[str | os.PathLike[str]],
@@ -150,6 +181,10 @@ def plan(
     UsageError
         If any of it cannot be used.
     """
+    from adr import config
+    from adr.batch import plan_batch
+    from adr.joblimits import job_limits
+
     defaults = config.load_config("command")
     return plan_batch(
         files,
@@ -249,6 +284,8 @@ def queue(
     files are located in very different locations, these files may have a very shallow common
     root that is potentially very large: `plan` tells.
     """
+    from adr.runner import is_runner_id
+
     planned = plan(
         files,
         command=command,
@@ -290,6 +327,9 @@ def queue_plan(
     progress : Progress, optional
         Told of the advance.
     """
+    from adr.queueing import queue_batch
+    from adr.runner import open_runner
+
     return queue_batch(open_runner(runner_id, region_name), plan, progress, rerun=rerun)
 
 
@@ -351,6 +391,11 @@ def process(
     --------
     process_job
     """
+    from adr.models import new_id
+    from adr.runner import open_runner
+    from adr.worker.loop import Worker
+    from adr.worker.signals import stopping
+
     worker = new_id()
     runner = open_runner(runner_id, region_name, worker=worker)
     work = Worker(
@@ -444,4 +489,6 @@ def run_plan(
     progress: Progress = SILENT,
 ) -> RunReport:
     """Run what `plan` has planned; see `run`."""
+    from adr.embedded import run_batch
+
     return run_batch(plan, to, slots=slots, rerun=rerun, progress=progress)

@@ -7,36 +7,38 @@ done in time; 130 interrupted.
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
+from importlib import import_module
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any
 
 from adr import output
-from adr.commands.base import COMMANDS
-from adr.commands.control import (
-    adr_cancel,
-    adr_failures,
-    adr_pause,
-    adr_resume,
-    adr_wait,
-)
-from adr.commands.fleets import adr_launch, adr_prepare, adr_start, adr_stop
-from adr.commands.jobs import (
-    adr_download,
-    adr_logs,
-    adr_process,
-    adr_queue,
-    adr_run,
-    adr_status,
-)
-from adr.commands.retry import adr_retry
-from adr.commands.runners import adr_config, adr_create, adr_destroy, adr_list, adr_set
 from adr.errors import AdrError, UsageError
 from adr.helptexts import complete
 from adr.options import nearest, split
+
+if TYPE_CHECKING:
+    from adr.commands.base import Command
+    from adr.commands.control import (
+        adr_cancel,
+        adr_failures,
+        adr_pause,
+        adr_resume,
+        adr_wait,
+    )
+    from adr.commands.fleets import adr_launch, adr_prepare, adr_start, adr_stop
+    from adr.commands.jobs import (
+        adr_download,
+        adr_logs,
+        adr_process,
+        adr_queue,
+        adr_run,
+        adr_status,
+    )
+    from adr.commands.retry import adr_retry
+    from adr.commands.runners import adr_config, adr_create, adr_destroy, adr_list, adr_set
 
 __all__ = [
     "adr_cancel",
@@ -64,11 +66,40 @@ __all__ = [
     "main",
 ]
 
-_log = logging.getLogger(__name__)
-
+#: The module of each command. It is imported for that command alone, so that help is instant.
+_COMMANDS = {
+    "run": "jobs",
+    "create": "runners",
+    "queue": "jobs",
+    "process": "jobs",
+    "status": "jobs",
+    "wait": "control",
+    "failures": "control",
+    "logs": "jobs",
+    "retry": "retry",
+    "download": "jobs",
+    "destroy": "runners",
+    "cancel": "control",
+    "pause": "control",
+    "resume": "control",
+    "launch": "fleets",
+    "prepare": "fleets",
+    "stop": "fleets",
+    "start": "fleets",
+    "list": "runners",
+    "set": "runners",
+    "config": "runners",
+}
 #: Beside the commands, the modules that write to standard output.
 _WRITERS = (__name__, "adr.output", "adr.hostoutput", "adr.screen")
 _ISSUES = "https://github.com/openearth/amazon-distributed-runner/issues"
+
+
+def __getattr__(name: str) -> Any:
+    command = name.removeprefix("adr_")
+    if command == name or command not in _COMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"adr.commands.{_COMMANDS[command]}"), name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python has none for a closed descriptor, whose number the next file would get.
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if isinstance(sys.stdout, TextIOWrapper):
         # A name that the locale cannot write must not end a command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -92,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except AdrError as error:
         output.say(f"adr: {output.plain(error)}")
-        _log.debug("where this was noticed", exc_info=True)
+        _log_where("where this was noticed")
         return error.exit_code
     except KeyboardInterrupt:
         output.say("adr: interrupted")
@@ -110,14 +141,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"adr: internal error, {type(error).__name__}: {output.plain(error)}; please report "
             f"it at {_ISSUES} (details with --verbose=10)"
         )
-        _log.debug("internal error", exc_info=True)
+        _log_where("internal error")
         return 1
+
+
+def _log_where(what: str) -> None:
+    """Log the traceback of the error that is being handled."""
+    import logging
+
+    logging.getLogger(__name__).debug(what, exc_info=True)
 
 
 def _is_of_output(error: OSError) -> bool:
     """Tell whether an error was raised by writing in a command or its output, not in the core."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    module = str(frames[-1].f_globals.get("__name__"))
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__")) if trace else ""
     return module in _WRITERS or module.startswith("adr.commands.")
 
 
@@ -179,10 +219,11 @@ def adr_console(argv: Sequence[str] | None = None) -> int:
     if not words:
         raise UsageError("no command is given; see adr --help")
     name, *rest = words
-    if name not in COMMANDS:
-        meant = nearest(name, COMMANDS) or ";"
+    if name not in _COMMANDS:
+        meant = nearest(name, _COMMANDS) or ";"
         raise UsageError(f"there is no command {name!r}{meant} see adr --help")
-    return COMMANDS[name]([*options, *rest])
+    command: Command = __getattr__(f"adr_{name}")
+    return command([*options, *rest])
 
 
 adr_console.__doc__ = complete(adr_console.__doc__)

@@ -23,7 +23,7 @@ from adr.clock import boot_time
 from adr.errors import AdrError, Denied, NotFound, ServiceError, Unavailable
 from adr.keys import FOLLOWED, FOLLOWS, followed_prefix
 from adr.models import Job, JobRecord, JobState, new_id, visible
-from adr.orders import follow_key, order_following
+from adr.orders import end_following, order_following
 from adr.runner import Runner
 from adr.stores.base import ObjectStore
 from adr.survey import JobView, Status, Survey
@@ -105,7 +105,7 @@ class _Parts:
     def __init__(self, store: ObjectStore, job: Job) -> None:
         self._store = store
         self.order = new_id()
-        self._key = follow_key(job, self.order)
+        self._job = job
         self._prefix = followed_prefix(job.batch, job.index, self.order)
         #: Key and length of each part that is there, by its offset, for each attempt.
         self._found: dict[str, dict[int, tuple[str, int]]] = {}
@@ -170,7 +170,7 @@ class _Parts:
     def remove(self) -> None:
         """Remove the order and all that it has brought."""
         # First, so that no more comes than is on its way.
-        self._store.delete([self._key])
+        end_following(self._store, self._job, self.order)
         self._store.delete([entry.key for entry in self._store.list(self._prefix)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import textwrap
 
 __all__ = ["complete"]
 
@@ -72,7 +72,8 @@ _LOGINS = (
 
 def complete(doc: str | None) -> str:
     """Return the docstring of a command with the options it shares with others filled in."""
-    text = inspect.cleandoc(doc or "")
+    first, _, others = (doc or "").partition("\n")
+    text = f"{first.strip()}\n{textwrap.dedent(others)}".strip()
     for name, block in (
         ("general", _GENERAL),
         ("runner", _RUNNER),

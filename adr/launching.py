@@ -77,7 +77,8 @@ def plan_launch(runner: Runner, spec: Spec) -> LaunchPlan:
     Raises
     ------
     UsageError
-        If this kind of runner has no such hosts, or they cannot be had as asked for.
+        If this kind of runner has no such hosts, they cannot be had as asked for, or their
+        slots would never all get a job.
     RunnerGone
         If the runner has been destroyed.
     """
@@ -85,7 +86,14 @@ def plan_launch(runner: Runner, spec: Spec) -> LaunchPlan:
     if read_orders(runner.store).destroyed:
         raise RunnerGone(f"the runner {runner.id} has been destroyed")
     # Hosts that are named are as many, and as large, as they are.
-    return fleet.plan(spec, Demand() if isinstance(spec, SshSpec) else demand(runner))
+    plan = fleet.plan(spec, Demand() if isinstance(spec, SshSpec) else demand(runner))
+    if plan.slots > runner.most_leased:
+        raise UsageError(
+            f"{plan.n:,} hosts would run {plan.slots:,} jobs at once, and the queue of a runner "
+            f"lends {runner.most_leased:,} at a time: launch fewer, or divide the jobs among "
+            f"several runners"
+        )
+    return plan
 
 
 def launch(runner: Runner, spec: Spec, plan: LaunchPlan, progress: Progress) -> LaunchReport:

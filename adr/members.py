@@ -19,10 +19,12 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING
 
 from adr.errors import AdrError, UsageError
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 __all__ = ["DEFAULT_EXCLUDES", "IGNORE_FILE", "Choice", "Member", "choose", "read_member"]
 
@@ -50,7 +52,7 @@ _EFFECTIVE = os.access in os.supports_effective_ids
 _CHUNK_BYTES = 1 << 20
 
 #: Rules with the folder they are relative to, strongest first.
-_Rules = tuple[tuple[str, GitIgnoreSpec], ...]
+_Rules = tuple[tuple[str, "GitIgnoreSpec"], ...]
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ def _check_unchanged(path: str, member: Member, status: os.stat_result) -> None:
 
 
 def _spec(lines: Iterable[str], where: str) -> GitIgnoreSpec:
+    from pathspec import GitIgnoreSpec
+
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError as error:

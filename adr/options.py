@@ -6,23 +6,20 @@ prefix of an option for the option, reads ``-0`` as a number, knows ``--`` only 
 the first file, and answers wrong usage with the bare usage text.
 
 Its neighbours are the commands, which ask an `Arguments` for typed values, and `adr.current`,
-which knows what runner is meant.
+which knows what runner is meant. Help comes this way as well: what only values need is
+imported where they are read.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adr.errors import UsageError
-from adr.joblimits import read_codes
 
 __all__ = [
     "Arguments",
@@ -47,8 +44,7 @@ _NAMES = (
 )
 
 
-@dataclass(frozen=True)
-class Arguments:
+class Arguments(NamedTuple):
     """Give the values of one command line, by the names its help uses."""
 
     values: Mapping[str, Any]
@@ -155,7 +151,11 @@ class Arguments:
             If one of them is none.
         """
         text = self.text(name)
-        return () if text is None else read_codes(text.split(","), name)
+        if text is None:
+            return ()
+        from adr.joblimits import read_codes
+
+        return read_codes(text.split(","), name)
 
     def level(self) -> int:
         """Return the logging level of ``--verbose``, at least that of errors with ``--quiet``.
@@ -165,6 +165,8 @@ class Arguments:
         UsageError
             If it is neither a number nor the name of a level.
         """
+        import logging
+
         text = self.text("--verbose") or ""
         level = int(text[:9]) if _is_number(text) else logging.getLevelName(text.upper())
         if not isinstance(level, int):
@@ -207,7 +209,11 @@ class Arguments:
                 raise UsageError("-0 says how --files-from separates files: give that as well")
             return names
         try:
-            listed = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+            if source == "-":
+                listed = sys.stdin.buffer.read()
+            else:
+                with open(source, "rb") as file:
+                    listed = file.read()
         except OSError as error:
             reason = error.strerror or error
             raise UsageError(f"--files-from={source} cannot be read: {reason}") from error

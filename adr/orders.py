@@ -3,6 +3,10 @@
 What an order is about stands in its key, so that one listing tells all of them. Only what
 calls jobs off has more to say, and never changes: it is read once by each process.
 
+A listing costs twelve times as much as reading a small object, and workers look all the time
+while next to nothing is ordered. So whoever orders something then says in one object that
+something was ordered, and workers read that.
+
 An order calls off jobs by number and generation. So a retry, which raises the generation, is
 not touched by it, and an outcome that was recorded before still counts.
 """
@@ -13,6 +17,7 @@ import bisect
 import heapq
 import json
 import logging
+import random
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -30,6 +35,7 @@ __all__ = [
     "Follow",
     "OrderBook",
     "Orders",
+    "end_following",
     "follow_key",
     "order_cancelling",
     "order_destruction",
@@ -45,7 +51,11 @@ _RUNNER = CONTROL + "destroyed"
 _BATCH = CONTROL + "destroyed-batch/"
 _PAUSED = CONTROL + "paused"
 _CANCEL = CONTROL + "cancel/"
+_CHANGED = CONTROL + "changed"
 _FOLLOWED = re.compile(FOLLOWS + r"(?P<batch>[^/]+)/(?P<index>\d{1,9})/(?P<id>[0-9a-f]+)")
+
+#: After so many looks the orders are listed in any case: who orders may have ended in between.
+_LOOKS = 30
 
 #: First index, last index and generation of jobs that follow each other.
 _Span = tuple[int, int, int]
@@ -99,6 +109,27 @@ class OrderBook:
         #: What each order calls off, and all of them together.
         self._read: dict[str, Mapping[str, tuple[_Span, ...]]] = {}
         self._cancelled: dict[str, tuple[_Span, ...]] = {}
+        self._seen: Orders | None = None
+        #: The note of a change that was there before those were read; empty where none was.
+        self._noted = ""
+        # Many that begin together are not to list together.
+        self._looks_left = random.randint(1, _LOOKS)
+
+    def look(self) -> Orders:
+        """Return the orders that stand, by one read where there is no new one; for one thread.
+
+        An order that was cut off before it was made known counts later.
+        """
+        try:
+            noted = self._store.read(_CHANGED).etag
+        except NotFound:
+            noted = ""
+        if self._seen is None or noted != self._noted or self._looks_left <= 0:
+            # After the note: what is ordered between the two is seen now, and once more.
+            self._seen = self.read()
+            self._noted, self._looks_left = noted, _LOOKS
+        self._looks_left -= 1
+        return self._seen
 
     def read(self) -> Orders:
         """Return the orders that stand: one listing, and one call for each new cancelling.
@@ -152,6 +183,7 @@ def order_destruction(store: ObjectStore, batch: str | None = None) -> None:
     if batch is None:
         store.write(TOMBSTONE, _order())
     store.write(_RUNNER if batch is None else _BATCH + batch, _order())
+    _note_change(store)
 
 
 def order_cancelling(store: ObjectStore, jobs: Iterable[Job]) -> None:
@@ -165,26 +197,41 @@ def order_cancelling(store: ObjectStore, jobs: Iterable[Job]) -> None:
             known.append((job.index, job.index, job.generation))
     if spans:
         store.write(f"{_CANCEL}{new_id()}.json", _order(batches=spans))
+        _note_change(store)
 
 
 def order_pause(store: ObjectStore) -> None:
     """Let no worker begin anything more; idempotent."""
     store.write(_PAUSED, _order())
+    _note_change(store)
 
 
 def order_resumption(store: ObjectStore) -> None:
     """Let workers go on; idempotent."""
     store.delete([_PAUSED])
+    _note_change(store)
 
 
 def order_following(store: ObjectStore, job: Job, order: str) -> None:
     """Ask to show the output of a job, or go on asking: the order is another one each time."""
     store.write(follow_key(job, order), _order(beat=new_id()))
+    _note_change(store)
+
+
+def end_following(store: ObjectStore, job: Job, order: str) -> None:
+    """Ask no more to show the output of a job; idempotent."""
+    store.delete([follow_key(job, order)])
+    _note_change(store)
 
 
 def follow_key(job: Job, order: str) -> str:
     """Return the key of the order to show the output of a job."""
     return f"{FOLLOWS}{job.batch}/{job.index:06d}/{order}"
+
+
+def _note_change(store: ObjectStore) -> None:
+    """Let workers read the orders: the last step of each change to them."""
+    store.write(_CHANGED, _order(change=new_id()))
 
 
 def _order(**about: Any) -> bytes:

@@ -13,15 +13,12 @@ sending them to the terminal.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
-
-from adr.models import SCHEMA
 
 if TYPE_CHECKING:
     from adr.batch import BatchPlan
@@ -118,6 +115,11 @@ def to_nowhere(stream: TextIO) -> None:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """Print one JSON object, all ASCII: undecodable bytes in names stay surrogate escapes."""
+    # Imported only here: most of what is shown is not JSON, and help has to be instant.
+    import json
+
+    from adr.models import SCHEMA
+
     print(json.dumps({"schema": SCHEMA, **data}))
 
 

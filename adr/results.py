@@ -9,15 +9,16 @@ import os
 import re
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from adr import following
 from adr.errors import AdrError, UsageError
 from adr.models import Job, JobRecord, JobState
 from adr.progress import SILENT, Progress
-from adr.publish import fetches
 from adr.runner import Runner, open_runner
 from adr.survey import JobView, Status, Survey, choose_jobs
-from adr.transfer import FetchReport, fetch
+
+if TYPE_CHECKING:
+    from adr.transfer import FetchReport
 
 __all__ = ["download", "logs", "status"]
 
@@ -69,6 +70,8 @@ def logs(
     AdrError
         If it has not ended yet and is not followed, or there never is to be any output.
     """
+    from adr import following
+
     runner = open_runner(runner_id, region_name)
     survey = Survey(runner)
     status = survey.status()
@@ -95,6 +98,8 @@ def logs(
 def _ended(
     runner: Runner, job: Job, record: JobRecord, tell: Callable[[str], None]
 ) -> Generator[bytes, None, None]:
+    from adr import following
+
     yield from following.output_of(runner.store, record)
     if ending := following.how_it_ended(job, record):
         tell(ending)
@@ -153,6 +158,9 @@ def download(
     PartialFailure
         If some files could not be had; all others are there.
     """
+    from adr.publish import fetches
+    from adr.transfer import fetch
+
     try:
         wanted = re.compile(match or "")
     except re.error as error:

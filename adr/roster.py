@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from adr.documents import reading
@@ -186,8 +187,9 @@ class Roster:
     def sweep(self, worker: str = "") -> None:
         """Remove what workers have left that left, or died long ago, but for `worker`.
 
-        Looks at a part of them only: of a thousand workers that start together each would
-        otherwise read all the others. Raises nothing, since not everybody may remove anything.
+        Looks at a hundred of those at most that were not heard of lately, and where there are
+        more heartbeats less often at any: of ten thousand workers that start together each would
+        otherwise do so. Raises nothing, since not everybody may remove anything.
         """
         try:
             self._sweep(worker)
@@ -206,18 +208,51 @@ class Roster:
 
     def alive(self) -> list[WorkerInfo]:
         """Read the heartbeats of all living workers, in the order of their start."""
-        infos = []
-        found = self._read([entry.key for entry in self._store.list(LIVE)])
-        for key, document in found.items():
-            info = _told(key, document)
-            if info is not None and not info.left and self._lives(info.worker, document):
-                infos.append(info)
+        infos = self._living(self._listed()[0])
         return sorted(infos, key=lambda info: (info.started_at, info.worker))
+
+    def idle(self) -> tuple[int, Iterator[str]]:
+        """Return how many workers live, some may just have left, and the ids of the idle ones.
+
+        These come in order, and are read as they are asked for: of ten thousand workers the
+        first few idle ones cost little.
+        """
+        keys, _ = self._listed()
+
+        def idle() -> Iterator[str]:
+            rest = iter(keys)
+            while some := list(islice(rest, _READERS)):
+                yield from (info.worker for info in self._living(some) if not info.running)
+
+        return len(keys), idle()
 
     def heard_of(self) -> set[str]:
         """Return the hosts of all workers whose heartbeat is kept, also of those that left."""
         found = self._read([entry.key for entry in self._store.list(LIVE)])
         return {info.host for key, each in found.items() if (info := _told(key, each))}
+
+    def _listed(self) -> tuple[list[str], list[str]]:
+        """Return the keys of those who may live, and of those who do not, without reading any."""
+        entries = list(self._store.list(LIVE))
+        # What time it is at the store, or was: nobody is taken for dead too early.
+        now = max((entry.written_at for entry in entries), default=0.0)
+        lately: list[str] = []
+        others: list[str] = []
+        for entry in entries:
+            if self._locks is not None:
+                lives = self._locks.is_held(_worker_of(entry.key))
+            else:
+                lives = now - entry.written_at < self._dead_after_s
+            (lately if lives else others).append(entry.key)
+        return lately, others
+
+    def _living(self, keys: Sequence[str]) -> list[WorkerInfo]:
+        infos = []
+        for key, document in self._read(keys).items():
+            info = _told(key, document)
+            if info is not None and not info.left and self._lives(info.worker, document):
+                infos.append(info)
+        return infos
 
     def _lives(self, worker: str, heartbeat: Document) -> bool:
         if self._locks is not None:
@@ -232,7 +267,10 @@ class Roster:
             self._locks.drop(worker)
 
     def _sweep(self, worker: str) -> None:
-        keys = [entry.key for entry in self._store.list(LIVE) if entry.key != heartbeat_key(worker)]
+        lately, others = self._listed()
+        if random.uniform(0, len(lately) + len(others)) > _SWEPT:
+            return
+        keys = [key for key in others if key != heartbeat_key(worker)]
         found = self._read(random.sample(keys, min(_SWEPT, len(keys))))
         old = [
             key
@@ -240,10 +278,7 @@ class Roster:
             if document.age_s >= self._forget_after_s or _has_left(document)
         ]
         self._store.delete(
-            key
-            for key in old
-            if self._locks is None
-            or not self._locks.is_held(key.removeprefix(LIVE).removesuffix(".json"))
+            key for key in old if self._locks is None or not self._locks.is_held(_worker_of(key))
         )
         if self._locks is not None:
             self._locks.sweep(self._forget_after_s)
@@ -262,6 +297,10 @@ class Roster:
         with ThreadPoolExecutor(min(_READERS, len(keys))) as pool:
             documents = zip(keys, pool.map(read, keys), strict=True)
             return {key: document for key, document in documents if document is not None}
+
+
+def _worker_of(key: str) -> str:
+    return key.removeprefix(LIVE).removesuffix(".json")
 
 
 def _told(key: str, heartbeat: Document) -> WorkerInfo | None:

@@ -8,28 +8,27 @@ that a local runner never imports boto3.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adr.errors import AdrError, RunnerGone, Unavailable, UsageError
-from adr.fleets.base import Fleet
 from adr.ledgers.base import Ledger
 from adr.models import SCHEMA, check_schema
 from adr.roster import DEAD_AFTER_S, HEARTBEAT_S, Roster, WorkerLocks
 from adr.stores.base import ObjectStore
+
+if TYPE_CHECKING:
+    from adr.fleets.base import Fleet
 
 __all__ = [
     "Runner",
@@ -75,6 +74,8 @@ class Runner:
     compress: bool
     #: Seconds after which the queue forgets a job.
     retention_s: float = math.inf
+    #: How many jobs can be leased at a time; whoever asks for one more gets none.
+    most_leased: float = math.inf
     #: Folder where large files on their way to the store are best made; None: anywhere.
     scratch: Path | None = None
     #: Where its workers can be launched: what opens each kind of fleet, the usual one first.
@@ -159,6 +160,8 @@ def create_runner(
     UsageError
         If the directory cannot be a runner.
     """
+    import uuid
+
     if not local:
         made = _open_aws(str(uuid.uuid4()), region_name, None)
         try:
@@ -215,6 +218,8 @@ def remove_local(runner_id: str) -> None:
     AdrError
         If some of it could not be removed; everything else is.
     """
+    import shutil
+
     from adr.stores.directory import DirectoryStore
 
     path = Path(runner_id).resolve()
@@ -284,7 +289,7 @@ def _open_aws(
 ) -> Runner:
     from adr.aws import Connection
     from adr.ledgers.aws import AwsLedger
-    from adr.ledgers.sqs import RETENTION_S, MessageQueue
+    from adr.ledgers.sqs import MOST_IN_FLIGHT, RETENTION_S, MessageQueue
     from adr.stores.s3 import S3Store
 
     if s3 is None and sqs is None:
@@ -304,6 +309,7 @@ def _open_aws(
         orders_s=orders_s,
         compress=True,
         retention_s=RETENTION_S,
+        most_leased=MOST_IN_FLIGHT,
         fleets={
             "ec2": partial(_fleet, "adr.fleets.ec2.fleet:Ec2Fleet", connection, store),
             "ssh": partial(_fleet, "adr.fleets.ssh:SshFleet", connection, store),
@@ -328,6 +334,8 @@ def _registry() -> Path:
 
 
 def _listed_as(path: Path) -> Path:
+    import hashlib
+
     return _registry() / (path.name + "-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:8])
 
 

@@ -49,6 +49,8 @@ _WARN_BEFORE_S = 4 * _DAY_S
 _SENDING_S = 600.0
 #: As long as the counts of SQS take to be right, and more.
 _LOST_AFTER_S = 90.0
+#: From this part of what can be leased on, some get none; the count is approximate.
+_NEARLY = 0.95
 _READERS = 8
 
 
@@ -292,10 +294,10 @@ class Survey:
         workers = runner.roster.alive()
         orders = self._orders.read()
         try:
-            empty = runner.ledger.depth().empty and not orders.destroyed
-            gone = orders.destroyed
+            depth = runner.ledger.depth()
+            empty, gone = depth.empty and not orders.destroyed, orders.destroyed
         except RunnerGone:
-            empty, gone = False, True
+            depth, empty, gone = None, False, True
         dead = 0 if gone else _count_dead(runner)
         # After the queue, so that no job can be in neither.
         decided = visible(runner.ledger.records(manifests))
@@ -342,6 +344,12 @@ class Survey:
             status.notes.append(
                 f"the queue has given up {_messages(dead)} that came back too often: "
                 f"adr failures --dead lists them, adr retry --dead sends them again"
+            )
+        if depth and depth.waiting and depth.in_flight > _NEARLY * runner.most_leased:
+            status.notes.append(
+                f"about {depth.in_flight:,} jobs are leased, and the queue of a runner lends "
+                f"{runner.most_leased:,} at a time: more workers, or slots, get none of those that "
+                f"wait; divide what is queued next among several runners"
             )
         if gone:
             status.notes.append("the runner has been destroyed: only what it has done is left")

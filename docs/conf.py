@@ -16,7 +16,7 @@ project_copyright = "2016-2026, the developers of adr"
 release = re.search(r'"(.+)"$', (ROOT / "adr" / "version.py").read_text("utf-8"), re.M)[1]
 version = release
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"adr {release}"

@@ -87,7 +87,7 @@ def check_records(scene: Scene, batch: str) -> None:
         ran = Counter(scene.attempts("runs", job))
         assert set(ran.values()) <= {1}, f"job {job} ran one attempt twice: {ran}"
     for entry in open_runner(scene.runner).store.list(f"{batch}/"):
-        _, index, attempt, _ = entry.key.split("/", 3)
+        attempt, index = entry.key.split("/", 2)[1].split("-")
         assert attempt in scene.attempts("runs", int(index)), entry.key
 
 

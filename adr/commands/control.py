@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -95,6 +94,8 @@ def adr_failures(given: Arguments) -> int:
     if given.flag("--json"):
         output.print_json({"runner": runner, "batch": batch, **report.to_dict()})
     else:
+        import shutil
+
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in controloutput.group_lines(report.groups, width):
             print(line)

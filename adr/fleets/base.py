@@ -100,6 +100,8 @@ class LaunchPlan:
     request: Any
     #: Dollars an hour for all of them; None where that cannot be had.
     hourly_usd: float | None = None
+    #: How many jobs they would run at once, all together, as far as that is known.
+    slots: int = 0
 
 
 @dataclass

@@ -136,7 +136,8 @@ class SshFleet:
             "setup": str(spec.setup) if spec.setup is not None else None,
             "renew": spec.renew,
         }
-        return LaunchPlan(len(hosts), tuple(lines), data, replace(spec, hosts=hosts))
+        slots = len(hosts) * (spec.worker.slots or 1)
+        return LaunchPlan(len(hosts), tuple(lines), data, replace(spec, hosts=hosts), slots=slots)
 
     def launch(self, plan: LaunchPlan, progress: Progress) -> LaunchReport:
         """Set up the hosts and start their workers, or renew their credentials only."""

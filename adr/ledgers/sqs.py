@@ -22,7 +22,7 @@ from adr.aws import Connection, is_uncertain, translated
 from adr.errors import RunnerGone, ServiceError, Unavailable, UsageError
 from adr.models import Depth, Job
 
-__all__ = ["RETENTION_S", "Message", "MessageQueue"]
+__all__ = ["MOST_IN_FLIGHT", "RETENTION_S", "Message", "MessageQueue"]
 
 _ENTRIES = 10
 _BATCH_BYTES = 1 << 20
@@ -31,6 +31,8 @@ _CALLERS = 8
 _TRIES = 6
 #: The longest time that SQS keeps a message.
 RETENTION_S = 14 * 24 * 3600
+#: As AWS documents for a standard queue: beyond it, long polls answer that there is nothing.
+MOST_IN_FLIGHT = 120_000
 #: Only a message that no worker can read is received this often; the highest number SQS takes.
 _RECEIVE_LIMIT = 1000
 _DEAD = "-dead"

@@ -36,6 +36,8 @@ class ObjectInfo:
     size_bytes: int
     #: Changes whenever the content does; compare for equality only.
     etag: str
+    #: When it was last written, by the clock of the store, to a second; compare with others only.
+    written_at: float
 
 
 @dataclass(frozen=True)

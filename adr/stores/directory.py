@@ -19,8 +19,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,11 +61,13 @@ class DirectoryStore:
 
     def destroy(self) -> None:
         """Remove all objects, and the directory if nothing else lies in it; idempotent."""
+        import shutil
+
         if not self._path.is_dir():
             return
         with naming("remove", self._path):
             # Renamed first, so that nobody sees half of a store, or writes to what is removed.
-            doomed = self._path / f"destroyed-{secrets.token_hex(8)}"
+            doomed = self._path / f"destroyed-{os.urandom(8).hex()}"
             doomed.mkdir(mode=0o700)
             with suppress(RunnerGone), self._locked():
                 self._objects.rename(doomed / "objects")
@@ -171,7 +171,8 @@ class DirectoryStore:
                     continue
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
-                    found.append((key, ObjectInfo(key, status.st_size, _etag(status))))
+                    info = ObjectInfo(key, status.st_size, _etag(status), status.st_mtime)
+                    found.append((key, info))
         return sorted(found, key=lambda each: os.fsencode(each[0]))
 
     def _file(self, key: str) -> Path:
@@ -242,7 +243,7 @@ class DirectoryStore:
         try:
             with ExitStack() as files:
                 while True:
-                    ready = self._tmp / secrets.token_hex(16)
+                    ready = self._tmp / os.urandom(16).hex()
                     file = files.enter_context(new_file(ready))
                     fcntl.flock(file, fcntl.LOCK_SH)
                     # Others may have removed it before it was locked.

@@ -208,7 +208,8 @@ class S3Store:
             if page is None:
                 return
             for entry in page.get("Contents", ()):
-                yield ObjectInfo(entry["Key"], entry["Size"], entry["ETag"])
+                written_at = entry["LastModified"].timestamp()
+                yield ObjectInfo(entry["Key"], entry["Size"], entry["ETag"], written_at)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, 1,000 a call; absent ones are no error."""

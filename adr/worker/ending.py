@@ -11,11 +11,14 @@ import logging
 import math
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from adr.models import moment_text
 from adr.worker.lifetime import Lifetime
-from adr.worker.notice import Notice
 from adr.worker.slot import Stop
+
+if TYPE_CHECKING:
+    from adr.worker.notice import Notice
 
 __all__ = ["Ending"]
 

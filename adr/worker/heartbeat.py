@@ -80,7 +80,8 @@ class Heartbeat:
 
     def go_on(self, over: threading.Event) -> None:
         """Write each further one, soon after a change, and read the orders, until `over`."""
-        self._orders_at = time.monotonic() + self._runner.orders_s
+        # Workers that were started together are not to look together for ever.
+        self._orders_at = time.monotonic() + random.uniform(0, self._runner.orders_s)
         # Each by itself: a worker that may only read is to obey all the same.
         duties = (self._read_orders, self._beat_if_due)
         while not over.wait(_TICK_S):
@@ -109,7 +110,7 @@ class Heartbeat:
 
     def _read_orders(self) -> None:
         if time.monotonic() >= self._orders_at:
-            self._obey(self._orders.read())
+            self._obey(self._orders.look())
             self._orders_at = time.monotonic() + self._runner.orders_s
 
     def _beat_if_due(self) -> None:

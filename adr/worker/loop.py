@@ -37,7 +37,6 @@ from adr.worker.heartbeat import Heartbeat
 from adr.worker.jobuser import JobUser
 from adr.worker.leases import LeaseKeeper
 from adr.worker.lifetime import Lifetime
-from adr.worker.notice import watch
 from adr.worker.outbox import Outbox
 from adr.worker.place import Place, cores
 from adr.worker.policy import Policy
@@ -142,7 +141,7 @@ class Worker:
             most_jobs=most_jobs,
             idle_s=idle_s,
             worker=worker,
-            alive=runner.roster.alive,
+            idle=runner.roster.idle,
         )
         self._leases = LeaseKeeper(
             runner.ledger, self._turns, self._outbox.leases, self._policy.given_back, self._leave
@@ -221,6 +220,8 @@ class Worker:
         ]
         others = [receiver := _daemon("receive", self._receive_all)]
         if self._watch_notice:
+            from adr.worker.notice import watch
+
             others.append(_daemon("notice", watch, ending.over, ending.interrupt))
         for thread in (*keepers, *others):
             thread.start()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice, takewhile
 
 from adr.ledgers.base import Ledger
-from adr.models import Depth, WorkerInfo
+from adr.models import Depth
 from adr.survey import Survey
 
 __all__ = ["Policy"]
@@ -28,9 +29,11 @@ _BETWEEN_LOOKS_S = 20.0
 _LONGEST_WAIT_S = 5.0
 #: An idle worker asks no oftener than this what became of the jobs, and who else is there.
 _BETWEEN_QUESTIONS_S = 60.0
-#: So many idle workers, and such a part of all, stay while others are at their last jobs.
+#: So many idle workers, and such a part of all, stay while others are at their last jobs; but
+#: not more than each of thousands can count.
 _STAY = 1
 _STAY_PART = 0.05
+_MOST_STAY = 20
 
 
 class Policy:
@@ -56,8 +59,8 @@ class Policy:
         worker waits for what may be queued next.
     worker : str, optional
         Id of this worker.
-    alive : callable, optional
-        Returns all living workers.
+    idle : callable, optional
+        Returns how many workers live, and the ids of idle ones in order; see `Roster.idle`.
     clock : callable, optional
         Returns seconds that never run backwards.
     """
@@ -71,7 +74,7 @@ class Policy:
         most_jobs: int | None = None,
         idle_s: float | None = None,
         worker: str = "",
-        alive: Callable[[], list[WorkerInfo]] = list,
+        idle: Callable[[], tuple[int, Iterator[str]]] = lambda: (0, iter(())),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
@@ -80,12 +83,14 @@ class Policy:
         self._left = most_jobs
         self._idle_s = idle_s
         self._worker = worker
-        self._alive = alive
+        self._idle = idle
         self._clock = clock
         self._guard = threading.Lock()
         self._began = clock()
         self._job_s: float | None = None
         self._held_up = False
+        #: Whether the last attempt to lease has brought nothing.
+        self._in_vain = False
         self._looks: list[float] = []
         #: Since when there is nothing to do; None where there is, or it is not known.
         self._idle_since: float | None = None
@@ -121,7 +126,10 @@ class Policy:
             How many are leased and wait for a slot.
         """
         ahead = 0
-        if self._job_s is not None and self._job_s < _AHEAD_S and not self._held_up:
+        # SQS lends so many messages of a queue and no more: where it has none to lend, to take
+        # one ahead would take it from a slot elsewhere.
+        may_be_ahead = not self._held_up and not self._in_vain
+        if self._job_s is not None and self._job_s < _AHEAD_S and may_be_ahead:
             # A slot that has been at its job for longer may be so for days.
             free = slots - sum(self._clock() - began > _AHEAD_S for began in running)
             ahead = min(_MOST_AHEAD, int(free * _AHEAD_S / max(self._job_s, 0.001)))
@@ -148,6 +156,7 @@ class Policy:
     def leased(self, jobs: int) -> None:
         """Take note that so many jobs were leased, or that there were none."""
         self._shut_out_since = None
+        self._in_vain = jobs == 0
         if jobs:
             self._looks.clear()
             self._idle_since = None
@@ -267,8 +276,8 @@ class Policy:
 
     def _is_to_stay(self) -> bool:
         """Tell whether this is one of the few idle workers that stay; all of them agree on it."""
-        alive = self._alive()
-        # Our own heartbeat may still tell of our last job.
-        idle = {info.worker for info in alive if not info.running} | {self._worker}
-        stay = _STAY + math.ceil(_STAY_PART * len(alive))
-        return self._worker in sorted(idle)[:stay]
+        alive, idle = self._idle()
+        stay = min(_MOST_STAY, _STAY + math.ceil(_STAY_PART * alive))
+        # Not by whether we are among them: our own heartbeat may still tell of our last job.
+        before = takewhile(lambda worker: worker < self._worker, idle)
+        return len(list(islice(before, stay))) < stay

@@ -608,6 +608,23 @@ class TestCalls:
 
         assert set(proxy.counts) == {"sqs.ChangeMessageVisibilityBatch"}
 
+    def test_leases_that_are_soon_due_are_extended_with_the_first_that_is(
+        self, place: Place, proxy: Proxy, wait_for: Callable[..., bool]
+    ) -> None:
+        # given leases that were had one after the other
+        ledger = place.worker("first", visibility_s=9)
+        ledger.send(some_jobs(3))
+        leases = []
+        for _ in range(3):
+            leases += ledger.receive(1, 5)
+        proxy.reset()
+        # when half the time of the first is over
+        wait_for(lambda: len(ledger.extend(leases)) == 3 and proxy.total)
+        # then one call has been for all of them
+        kept = ledger.extend(leases)
+        assert len({lease.deadline for lease in kept}) == 1
+        assert proxy.counts == {"sqs.ChangeMessageVisibilityBatch": 1}
+
 
 class TestTrouble:
     def test_a_lost_answer_to_a_removal_is_no_second_outcome(

@@ -76,7 +76,7 @@ def test_worker_that_ends_stores_what_was_done(aws: Scene, proxy: Proxy) -> None
     batch = aws.queue(2)
     aws.hold(2)
     on_its_way = threading.Event()
-    proxy.before("s3.PutObject", lambda call: _wait(on_its_way), key=f"^{batch}/000001/")
+    proxy.before("s3.PutObject", lambda call: _wait(on_its_way), key=f"^{batch}/[0-9a-f]+-000001/")
     worker = aws.worker(times=LONG)
     aws.await_run(2)
     # when it is told to end

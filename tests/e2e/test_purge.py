@@ -89,7 +89,7 @@ def test_what_workers_wrote_meanwhile_is_removed_by_purging_again(runner, queued
     batch = queued()
     [lease] = runner.ledger.receive(1, 5)
     destroy(runner.id, batch=batch, purge=True)
-    runner.store.write(f"{batch}/000001/{lease.attempt}/out.csv", b"1")
+    runner.store.write(f"{batch}/{lease.attempt}-000001/out.csv", b"1")
     runner.ledger.settle([outcome(lease)])
     # when
     destroy(runner.id, batch=batch, purge=True)

@@ -116,8 +116,8 @@ def test_downloads_that_are_cut_off_or_changed_are_tried_again_and_never_deliver
     assert aws.all_runs() == [1, 1, 1]
     # and of results that never arrive whole, none is delivered
     faults = [
-        proxy.corrupt("s3.GetObject", key="/000001/.*/proof.txt$"),
-        proxy.truncate("s3.GetObject", key="/00000[23]/.*/proof.txt$"),
+        proxy.corrupt("s3.GetObject", key="-000001/.*proof.txt$"),
+        proxy.truncate("s3.GetObject", key="-00000[23]/.*proof.txt$"),
     ]
     target = aws.folder / "target"
     with pytest.raises(PartialFailure, match="3 of 3 files"):

@@ -72,7 +72,7 @@ class TestResultKeys:
         "name", ["result.csv", "deep/er/r.nc", "a b-c_d+e=f@g, (h)'!.txt", ".hidden", "a..b", "..."]
     )
     def test_an_ordinary_name_is_legible(self, name: str) -> None:
-        assert keys.result_key("b", 7, "a1", name) == f"b/000007/a1/{name}"
+        assert keys.result_key("b", 7, "a1", name) == f"b/a1-000007/{name}"
 
     @pytest.mark.parametrize(
         ("name", "text"),
@@ -87,7 +87,7 @@ class TestResultKeys:
         ],
     )
     def test_what_is_not_plain_is_quoted(self, name: str, text: str) -> None:
-        assert keys.result_key("b", 1, "a", name) == f"b/000001/a/{text}"
+        assert keys.result_key("b", 1, "a", name) == f"b/a-000001/{text}"
 
     def test_attempts_do_not_share_keys(self) -> None:
         places = [("b", 1, "a"), ("b", 1, "c"), ("b", 2, "a"), ("d", 1, "a")]

@@ -264,6 +264,17 @@ def test_what_a_host_has_said_is_given_by_its_fleet(runner):
 # Launches
 
 
+def test_more_slots_than_can_ever_have_a_job_are_not_launched(runner, ec2):
+    few = replace(runner, most_leased=120)
+    ec2.plan = lambda spec, demand: LaunchPlan(10, (), {}, spec, slots=121)
+
+    with pytest.raises(UsageError, match=r"10 hosts would run 121 jobs at once.* lends 120 at a"):
+        launching.plan_launch(few, Ec2Spec(n=10))
+
+    ec2.plan = lambda spec, demand: LaunchPlan(10, (), {}, spec, slots=120)
+    assert launching.plan_launch(few, Ec2Spec(n=10)).n == 10
+
+
 def test_launched_hosts_are_registered(runner, ec2):
     spec = Ec2Spec()
     report = launching.launch(runner, spec, launching.plan_launch(runner, spec), SILENT)

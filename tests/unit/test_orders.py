@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adr.keys import CONTROL
 from adr.models import Job
 from adr.orders import (
     OrderBook,
+    Orders,
+    end_following,
     follow_key,
     order_cancelling,
     order_destruction,
+    order_following,
     order_pause,
     order_resumption,
     read_orders,
@@ -30,6 +33,8 @@ class Counting(DirectoryStore):
 
     reads = 0
     lists = 0
+    #: What somebody else does once the orders were listed.
+    after_list: Callable[[], None] | None = None
 
     def read(self, key: str) -> Document:
         self.reads += 1
@@ -37,7 +42,11 @@ class Counting(DirectoryStore):
 
     def list(self, prefix: str, *, flat: bool = False) -> Iterator[ObjectInfo]:
         self.lists += 1
-        return super().list(prefix, flat=flat)
+        found = list(super().list(prefix, flat=flat))
+        todo, self.after_list = self.after_list, None
+        if todo:
+            todo()
+        return iter(found)
 
 
 @pytest.fixture
@@ -99,6 +108,8 @@ def test_whatever_is_named_is_covered_and_nothing_newer(
     }
 
 
+# Each example writes files, which takes as long as the disk is busy.
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), max_size=6),
@@ -136,7 +147,7 @@ def test_an_order_about_nothing_is_none(store: Counting) -> None:
 
 def test_all_of_a_large_batch_is_one_short_order(store: Counting) -> None:
     order_cancelling(store, (job(index) for index in range(1, 100_001)))
-    (entry,) = store.list(CONTROL)
+    (entry,) = store.list(CONTROL + "cancel/")
     assert entry.size_bytes < 200
     assert read_orders(store).against(job(100_000)) == "cancelled"
 
@@ -156,6 +167,56 @@ def test_a_destroyed_batch_is_called_off_in_every_generation(store: Counting) ->
     assert orders.against(job(1, 7)) == "its batch was destroyed"
     assert not orders.against(job(1, batch="2026-b"))
     assert not orders.destroyed
+
+
+def test_a_look_is_one_read_while_nothing_is_ordered(store: Counting) -> None:
+    book = OrderBook(store)
+    book.look()
+    store.lists = store.reads = 0
+    for _ in range(300):
+        assert book.look() == Orders()
+    assert store.reads == 300
+    assert store.lists == 10, "for what was ordered by who could not make it known"
+
+
+@pytest.mark.parametrize(
+    ("order", "before"),
+    [
+        (lambda store: order_cancelling(store, [job(1)]), None),
+        (order_destruction, None),
+        (lambda store: order_destruction(store, "2026-a"), None),
+        (order_pause, None),
+        (order_resumption, order_pause),
+        (lambda store: order_following(store, job(1), "ab"), None),
+        (
+            lambda store: order_following(store, job(1), "ab"),
+            lambda store: order_following(store, job(1), "ab"),
+        ),
+        (
+            lambda store: end_following(store, job(1), "ab"),
+            lambda store: order_following(store, job(1), "ab"),
+        ),
+    ],
+)
+def test_each_order_is_seen_at_the_next_look(
+    store: Counting, order: Callable[..., None], before: Callable[..., None] | None
+) -> None:
+    if before:
+        before(store)
+    book = OrderBook(store)
+    # Right after a listing, so that none is due.
+    while store.lists < 2:
+        seen = book.look()
+    order(store)
+    assert book.look() != seen
+    assert book.look() == read_orders(store)
+
+
+def test_what_is_ordered_during_a_look_is_seen_at_the_next(store: Counting) -> None:
+    book = OrderBook(store)
+    order_cancelling(store, [job(1)])
+    store.after_list = lambda: order_pause(store)
+    assert [book.look().paused for _ in range(2)] == [False, True]
 
 
 def test_what_calls_jobs_off_is_read_once(store: Counting) -> None:

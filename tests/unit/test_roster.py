@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
@@ -35,6 +38,18 @@ locks.hold(sys.argv[2])
 print("held", flush=True)
 time.sleep(60)
 """
+
+
+class Counting(DirectoryStore):
+    """A store that notes what is read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.read_keys: list[str] = []
+
+    def read(self, key: str) -> Document:
+        self.read_keys.append(key)
+        return super().read(key)
 
 
 @contextmanager
@@ -205,7 +220,7 @@ class TestHeartbeats:
         for worker in ("a", "b"):
             Roster(store).beat(info(worker))
         assert len(Roster(store).alive()) == 2, "those that died lately are not"
-        roster = Roster(store, forget_after_s=0)
+        roster = Roster(store, dead_after_s=0, forget_after_s=0)
 
         roster.beat(info("c"))
         Roster(store).beat(info("d"))
@@ -221,12 +236,12 @@ class TestHeartbeats:
             Roster(store).beat(info(worker))
         Roster(store).leave(info("a"))
 
-        Roster(store).beat(info("c"))
+        Roster(store, dead_after_s=0).beat(info("c"))
 
         keys = [entry.key for entry in store.list("_workers/live/")]
         assert keys == ["_workers/live/b.json", "_workers/live/c.json"]
         Roster(store).leave(info("b"))
-        Roster(store).sweep()
+        Roster(store, dead_after_s=0).sweep()
         assert [entry.key for entry in store.list("_workers/live/")] == keys[1:]
 
     def test_one_who_leaves_says_why(self, store: ObjectStore) -> None:
@@ -258,7 +273,7 @@ class TestHeartbeats:
         denied = proxy.fail("s3.DeleteObjects", 403, "AccessDenied")
 
         # when it starts and leaves
-        Roster(store).beat(info())
+        Roster(store, dead_after_s=0).beat(info())
         assert Roster(store).is_alive("w")
         Roster(store).leave(info())
 
@@ -266,6 +281,44 @@ class TestHeartbeats:
         assert not Roster(store).is_alive("w")
         assert denied.hits == 1
         assert caplog.text == ""
+
+    def test_of_many_that_start_together_few_look_at_others(self, tmp_path: Path) -> None:
+        # given two hundred that were heard of lately, and two hundred that were not
+        store = Counting(tmp_path / "store")
+        store.create()
+        for number in range(400):
+            key = heartbeat_key(f"{number:03}")
+            store.write(key, json.dumps(info(f"{number:03}").to_dict()).encode())
+            if number % 2:
+                os.utime(tmp_path / "store" / "objects" / key, (1.0, 1.0))
+
+        # when as many start
+        for number in range(400):
+            Roster(store, forget_after_s=math.inf).sweep(f"{number:03}")
+
+        # then about one of four has looked, at a hundred of the silent ones
+        assert {int(key[-6:-5]) % 2 for key in store.read_keys} == {1}
+        assert len(store.read_keys) % 100 == 0
+        assert 4_000 < len(store.read_keys) < 20_000
+
+    def test_idle_ones_are_read_only_as_far_as_they_are_asked_for(self, tmp_path: Path) -> None:
+        # given workers of which every second one runs something, and one that was silent for long
+        store = Counting(tmp_path / "store")
+        store.create()
+        for number in range(100):
+            idle = replace(info(f"{number:03}"), running=())
+            Roster(store).beat(idle if number % 2 else info(f"{number:03}"))
+        os.utime(tmp_path / "store" / "objects" / heartbeat_key("001"), (1.0, 1.0))
+        store.read_keys.clear()
+
+        # when
+        number, idle_ones = Roster(store).idle()
+        first = list(itertools.islice(idle_ones, 3))
+
+        # then
+        assert (number, first) == (99, ["003", "005", "007"])
+        assert len(store.read_keys) == 16
+        assert len(list(idle_ones)) == 46
 
     def test_many_are_read_side_by_side(self, tmp_path: Path) -> None:
         together = threading.Barrier(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from adr import plan, queue_plan, retry
 from adr.keys import manifest_key, seal_key, unaccounted_key
 from adr.manifest import manifest_bytes, read_manifest
 from adr.models import JobState
-from adr.runner import Runner, create_runner
+from adr.runner import Runner, create_runner, open_runner
 from adr.survey import Survey
 
 
@@ -129,3 +130,15 @@ def test_who_queues_is_believed_for_a_while_whatever_their_clock_says(
     runner.store.delete([seal_key(batch)])
     # then
     assert Survey(runner).is_being_queued() is expected
+
+
+def test_status_says_where_more_workers_would_get_nothing(runner: Runner) -> None:
+    # given a queue that lends two jobs at a time, and a third that waits
+    few = replace(open_runner(runner.id, worker="ab"), most_leased=2)
+    few.ledger.receive(1, 1)
+    assert not [note for note in Survey(few).status().notes if "lends" in note]
+    # when the second is leased
+    few.ledger.receive(1, 1)
+    # then
+    (note,) = [note for note in Survey(few).status().notes if "lends" in note]
+    assert note.startswith("about 2 jobs are leased, and the queue of a runner lends 2 at a time:")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from adr.models import Depth, SlotInfo, WorkerInfo
@@ -61,6 +63,7 @@ class Scene:
         self.batches = Batches()
         self.others: list[WorkerInfo] = []
         self.roster_reads = 0
+        self.heartbeat_reads = 0
         self.policy = Policy(
             self.queue,
             self.batches,
@@ -68,13 +71,19 @@ class Scene:
             most_jobs=most_jobs,
             idle_s=idle_s,
             worker=worker,
-            alive=self._alive,
+            idle=self._idle,
             clock=lambda: self.now,
         )
 
-    def _alive(self) -> list[WorkerInfo]:
+    def _idle(self) -> tuple[int, Iterator[str]]:
         self.roster_reads += 1
-        return self.others
+        return len(self.others), self._read()
+
+    def _read(self) -> Iterator[str]:
+        for other in self.others:
+            self.heartbeat_reads += 1
+            if not other.running:
+                yield other.worker
 
     def learn(self, job_s: float) -> None:
         for _ in range(20):
@@ -130,6 +139,17 @@ class TestLeasing:
         assert scene.policy.wanted(4, [scene.now] * 4, 0) == 0
         assert scene.policy.wanted(4, [scene.now] * 3, 0) == 1
         scene.policy.ended(0.1)
+        assert scene.policy.wanted(4, [scene.now] * 4, 0) > 0
+
+    def test_where_there_was_nothing_to_lease_none_is_leased_ahead_until_there_is(self) -> None:
+        scene = Scene()
+        scene.learn(0.1)
+
+        scene.policy.leased(0)
+
+        assert scene.policy.wanted(4, [scene.now] * 4, 0) == 0
+        assert scene.policy.wanted(4, [scene.now] * 3, 0) == 1
+        scene.policy.leased(1)
         assert scene.policy.wanted(4, [scene.now] * 4, 0) > 0
 
     def test_no_more_jobs_are_leased_than_were_asked_for(self) -> None:
@@ -298,7 +318,7 @@ class TestIdleness:
         found = {}
         for me in "abcd":
             scene = Scene(stop_on_empty=False, idle_s=100, worker=me)
-            scene.others = [worker(name) for name in "abcd"] + [worker("0", busy=True)]
+            scene.others = [worker("0", busy=True), *(worker(name) for name in "abcd")]
             found[me] = any(scene.looks(*[SOMETHING] * 20))
 
         assert found == {"a": False, "b": False, "c": True, "d": True}
@@ -314,6 +334,20 @@ class TestIdleness:
                 staying.append(me)
 
         assert staying == names[:5]
+
+    def test_of_ten_thousand_workers_each_looks_at_twenty_idle_ones(self) -> None:
+        names = [f"{number:05}" for number in range(10_000)]
+        others = [worker(name) for name in names]
+        left, reads = {}, {}
+        for me in ("00000", "00019", "00020", "09999"):
+            scene = Scene(stop_on_empty=False, idle_s=100, worker=me)
+            scene.others = others
+            scene.looks(*[SOMETHING] * 5)
+            left[me] = any(scene.looks(SOMETHING))
+            reads[me] = scene.heartbeat_reads
+
+        assert left == {"00000": False, "00019": False, "00020": True, "09999": True}
+        assert max(reads.values()) <= 21
 
     def test_one_who_stays_leaves_once_those_before_it_are_too_many(self) -> None:
         scene = Scene(stop_on_empty=False, idle_s=100, worker="c")

@@ -31,7 +31,14 @@ from adr.fleets.ec2.requests import (
     launch_template,
     run_instances,
 )
-from adr.fleets.ec2.sizes import DEVICES, check_wish, disk_gib, number_of_instances, setup_of
+from adr.fleets.ec2.sizes import (
+    DEVICES,
+    check_wish,
+    disk_gib,
+    number_of_instances,
+    setup_of,
+    slots_of,
+)
 from adr.fleets.ec2.userdata import Machine, user_data
 from adr.fleets.ec2.words import Facts
 from adr.fleets.specs import Ec2Spec
@@ -143,7 +150,8 @@ def make_plan(
         worker=spec.worker,
         hourly_usd=hourly,
     )
-    return LaunchPlan(order.n, facts.lines(), facts.data(), draft, hourly)
+    slots = order.n * slots_of(spec, types)[0]
+    return LaunchPlan(order.n, facts.lines(), facts.data(), draft, hourly, slots)
 
 
 class _Planner:

@@ -12,7 +12,7 @@ from adr.fleets.ec2.images import Image, InstanceType
 from adr.fleets.specs import Ec2Spec
 from adr.keys import install_key
 
-__all__ = ["DEVICES", "check_wish", "disk_gib", "number_of_instances", "setup_of"]
+__all__ = ["DEVICES", "check_wish", "disk_gib", "number_of_instances", "setup_of", "slots_of"]
 
 #: Names under which EC2 attaches data volumes.
 DEVICES = tuple(f"/dev/sd{letter}" for letter in "fghijklmnop")
@@ -53,7 +53,7 @@ def setup_of(spec: Ec2Spec) -> tuple[str, bytes] | None:
     return install_key(hashlib.sha256(body).hexdigest(), _SETUP_NAME), body
 
 
-def _slots(spec: Ec2Spec, types: Sequence[InstanceType]) -> tuple[int, int]:
+def slots_of(spec: Ec2Spec, types: Sequence[InstanceType]) -> tuple[int, int]:
     """Return how many jobs an instance runs at once, at least and at most."""
     vcpus = [each.vcpus for each in types]
     return spec.worker.slots or min(vcpus), spec.worker.slots or max(vcpus)
@@ -63,7 +63,7 @@ def number_of_instances(spec: Ec2Spec, demand: Demand, types: Sequence[InstanceT
     """Return how many instances: as asked for, or as the waiting jobs ask for."""
     if spec.n is not None:
         return spec.n
-    fewest, _ = _slots(spec, types)
+    fewest, _ = slots_of(spec, types)
     return min(max(1, -(-demand.waiting // fewest)), spec.most)
 
 
@@ -76,6 +76,6 @@ def disk_gib(spec: Ec2Spec, demand: Demand, types: Sequence[InstanceType], image
                 f"which needs {image.size_gib} GiB: give a larger --disk, or none"
             )
         return spec.disk_gib
-    _, most = _slots(spec, types)
+    _, most = slots_of(spec, types)
     copies = math.ceil(most * demand.unpacked_bytes * _SPARE / _GIB)
     return max(_SYSTEM_GIB + copies + _RESULTS_GIB, _LEAST_GIB, image.size_gib)
