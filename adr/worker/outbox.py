@@ -82,6 +82,9 @@ class Outbox:
 
     def put(self, delivery: Delivery) -> None:
         """Take a delivery; blocks while too many wait."""
+        if delivery.is_empty:
+            self.settle(delivery.lease, replace(delivery.record, stored_at=time.time()))
+            return
         self._room.acquire()
         with self._guard:
             self._leases[delivery.lease.attempt] = delivery.lease

@@ -115,6 +115,8 @@ class Workspace:
         directory itself is gone, all originals are removed.
         """
         touched = self._watch.touched() if self._watch else None
+        if touched is not None and not touched:
+            return Changes()
         with self._rights():
             return self._all_changes() if touched is None else self._changes_among(touched)
 
