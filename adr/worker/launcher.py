@@ -136,9 +136,9 @@ class Launcher:
             try:
                 request = (
                     [os.fsencode(each) for each in argv],
-                    os.path.abspath(os.fsencode(cwd)),
+                    _absolute(cwd),
                     env,
-                    os.path.abspath(os.fsencode(log_path)),
+                    _absolute(log_path),
                     timeout_s,
                     term_s,
                     log_limit_bytes,
@@ -245,6 +245,11 @@ class Launcher:
             _end_session(process.pid)
         code = process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _absolute(path: str | os.PathLike[str]) -> bytes:
+    name = os.fsencode(path)
+    return name if name.startswith(b"/") else os.path.abspath(name)
 
 
 def _answer(channel: socket.socket) -> tuple[Any, ...]:

@@ -29,13 +29,14 @@ _WORDS = re.compile(rf"(?:{_SAFE}|{_QUOTED}|[ \t])+")
 _PART = re.compile(rf"{_SAFE}+|{_QUOTED}")
 # Words that are no programs, or others for bash than for the system; and a program that does
 # something else where it leads a process group, which bash leads otherwise.
-_BASH_KNOWS = (
+_FOR_BASH = (
     ". : [ alias bg bind break builtin caller case cd command compgen complete compopt continue "
     "coproc declare dirs disown do done echo elif else enable esac eval exec exit export fc fg fi "
     "for function getopts hash help history if in jobs kill let local logout mapfile popd printf "
     "pushd pwd read readarray readonly return select set shift shopt source suspend test then "
     "time times trap type typeset ulimit umask unalias unset until wait while"
 )
+_FOR_BASH_ALONE = frozenset(_FOR_BASH.split())
 _LEADS = "setsid"
 # As programs they do the same, unless they have options.
 _ALIKE = ("true", "false")
@@ -152,9 +153,9 @@ def plain_words(job: Job) -> list[bytes] | None:
     words = [_unquoted(word) for word in _WORD.findall(job.command)]
     first = words[0] if words else ""
     # `%1` is a job of bash, and `a=1` says what a variable is.
-    if not first or first in _BASH_KNOWS.split() or first[0] == "%" or "=" in first:
+    if not first or first in _FOR_BASH_ALONE or first[0] == "%" or "=" in first:
         return None
-    if any(os.path.basename(word) == _LEADS for word in words):
+    if _LEADS in job.command and any(os.path.basename(word) == _LEADS for word in words):
         return None
     if first in _ALIKE and any(word.startswith("-") for word in words):
         return None

@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from adr.errors import AdrError, Unavailable
 from adr.models import Job, JobRecord, JobState, Lease, moment_text
@@ -188,6 +189,8 @@ class Slot:
         self._workspaces[batch] = workspace
 
     def _make_directory(self) -> None:
+        if os.path.isdir(self._inner):
+            return
         try:
             self._directory.mkdir(exist_ok=True)
         except FileNotFoundError as error:
@@ -261,7 +264,7 @@ class Slot:
 
     def refusal(self, lease: Lease, reason: str) -> JobRecord:
         """Return the record of a job that cannot be run."""
-        return self._base(lease, JobState.FAILED, reason)
+        return self._base(lease, JobState.FAILED, reason, ended_at=time.time())
 
     def stop(self, why: Stop = Stop.DROPPED, term_s: float | None = None) -> None:
         """End the job that runs, from any thread.
@@ -371,8 +374,10 @@ class Slot:
 
     def _record(self, lease: Lease, ending: Ending, reason: str) -> JobRecord:
         state = JobState.FAILED if reason else JobState.SUCCEEDED
-        return replace(
-            self._base(lease, state, reason),
+        return self._base(
+            lease,
+            state,
+            reason,
             exit_code=ending.exit_code,
             signal=ending.signal,
             started_at=ending.started_at,
@@ -382,18 +387,18 @@ class Slot:
             tail=ending.tail.decode("utf-8", "surrogateescape"),
         )
 
-    def _base(self, lease: Lease, state: JobState, reason: str) -> JobRecord:
+    def _base(self, lease: Lease, state: JobState, reason: str, **about: Any) -> JobRecord:
         return JobRecord.of(
             lease.job,
             lease.attempt,
             state,
             reason,
             leased_at=lease.leased_at,
-            ended_at=time.time(),
             host=self._host,
             worker=self._worker,
             slot=self.number,
             notes=lease.notes,
+            **about,
         )
 
     def _reason(self, job: Job, ending: Ending) -> str:
