@@ -70,7 +70,8 @@ class SqliteLedger:
     """
 
     settle_within_s = 0.05
-    poll_s = 0.2
+    # As long as one look: a worker that is to leave when all is done does not wait for more.
+    poll_s = 0.05
     #: How long to wait for other processes that write to the database, in seconds.
     busy_s = 30.0
 

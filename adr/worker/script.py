@@ -163,6 +163,8 @@ def plain_words(job: Job) -> list[bytes] | None:
 
 
 def _unquoted(word: str) -> str:
+    if "'" not in word and '"' not in word:
+        return word
     parts = _PART.findall(word)
     return "".join(part[1:-1] if part[0] in "'\"" else part for part in parts)
 
