@@ -39,6 +39,7 @@ from adr.zipwriter import ZipWriter
 
 __all__ = [
     "Written",
+    "forget_bundle",
     "restore_member",
     "stream_bundle",
     "unpack_bundle",
@@ -166,8 +167,8 @@ def unpacked_bytes(zip_path: str | os.PathLike[str]) -> int:
     AdrError
         If it is no zip or declares more than its size can hold.
     """
-    with _errors(zip_path, "read"), Source(zip_path) as file, zipfile.ZipFile(file) as archive:
-        return declared_bytes(archive, os.path.getsize(zip_path))
+    with _errors(zip_path, "read"):
+        return _opened(zip_path).declared_bytes
 
 
 def unpack_bundle(zip_path: str | os.PathLike[str], target_dir: str | os.PathLike[str]) -> None:
@@ -191,9 +192,7 @@ def unpack_bundle(zip_path: str | os.PathLike[str], target_dir: str | os.PathLik
         try:
             if exists:
                 shutil.copymode(target, beside)
-            with Source(zip_path) as file, zipfile.ZipFile(file) as archive:
-                declared_bytes(archive, os.path.getsize(zip_path))
-                _unpack(archive, beside)
+            _unpack(_opened(zip_path), beside)
             os.rename(beside, target)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
@@ -215,14 +214,11 @@ def restore_member(
     AdrError
         If the bundle is broken or the member cannot be written.
     """
-    with _errors(zip_path, "restored from"), _one_at_a_time:
-        status = os.stat(zip_path)
-        archive, entries = _opened(
-            os.fspath(zip_path), status.st_ino, status.st_size, status.st_mtime_ns
-        )
-        if name not in entries:
+    with _errors(zip_path, "restored from"):
+        bundle = _opened(zip_path)
+        if name not in bundle.entries:
             raise NotFound(f"the bundle {os.fspath(zip_path)} has no {name}")
-        entry = entries[name]
+        entry = bundle.entries[name]
         folder = _real_folder(os.path.abspath(target_dir), os.path.dirname(name))
         path = os.path.join(folder, os.path.basename(name))
         with _writable(folder):
@@ -234,42 +230,59 @@ def restore_member(
             if entry.is_folder:
                 os.makedirs(path, exist_ok=True)
             elif entry.is_link:
-                os.symlink(entry.target(archive), path)
+                os.symlink(entry.target(bundle.source.fileno()), path)
             else:
-                entry.write(archive, path)
+                entry.write(bundle.source.fileno(), path)
+                return
             entry.set_attributes(path)
 
 
-#: Counting the readers of one `zipfile.ZipFile` is not thread-safe.
+def forget_bundle() -> None:
+    """Close the bundle last used, so that one that was removed takes no room any more."""
+    with _one_at_a_time:
+        _read.cache_clear()
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    source: Source
+    declared_bytes: int
+    entries: dict[str, Entry]
+
+
+#: Slots begin with the same bundle at the same time, and its table is to be read once.
 _one_at_a_time = threading.Lock()
 
 
-@lru_cache(maxsize=1)
-def _opened(
-    path: str, inode: int, size_bytes: int, mtime_ns: int
-) -> tuple[zipfile.ZipFile, dict[str, Entry]]:
+def _opened(path: str | os.PathLike[str]) -> _Bundle:
     """Open a bundle for as long as it is the last one used; the stat makes a new file new."""
-    archive = zipfile.ZipFile(Source(path))
-    declared_bytes(archive, size_bytes)
-    return archive, entries_of(archive)
+    with _one_at_a_time:
+        status = os.stat(path)
+        return _read(os.fspath(path), status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _unpack(archive: zipfile.ZipFile, target: str) -> None:
-    entries = entries_of(archive)
+@lru_cache(maxsize=1)
+def _read(path: str, inode: int, size_bytes: int, mtime_ns: int) -> _Bundle:
+    source = Source(path)
+    with zipfile.ZipFile(source) as archive:
+        return _Bundle(source, declared_bytes(archive, size_bytes), entries_of(archive))
+
+
+def _unpack(bundle: _Bundle, target: str) -> None:
+    entries, source = bundle.entries, bundle.source.fileno()
     ordered = [entries[name] for name in sorted(entries)]
+    made = {""}
     for entry in ordered:
         path = os.path.join(target, entry.name)
-        if entry.is_folder:
-            os.makedirs(path, exist_ok=True)
-        elif not entry.is_link:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            entry.write(archive, path)
-            entry.set_attributes(path)
+        folder = entry.name if entry.is_folder else entry.name.rpartition("/")[0]
+        if folder not in made:
+            os.makedirs(os.path.join(target, folder), exist_ok=True)
+            made.add(folder)
+        if not entry.is_folder and not entry.is_link:
+            entry.write(source, path)
     links = [entry for entry in ordered if entry.is_link]
     for entry in links:
-        path = os.path.join(target, entry.name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.symlink(entry.target(archive), path)
+        os.symlink(entry.target(source), os.path.join(target, entry.name))
     # Only now does a chain of links show where it leads.
     real_target = os.path.realpath(target) + "/"
     for entry in links:

@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from adr.batch import BatchPlan
 from adr.errors import RunnerGone, UsageError
 from adr.history import Key, Wanted, past_batches
 from adr.keys import bundle_key
-from adr.manifest import jobs_of
+from adr.manifest import Manifest, jobs_of
 from adr.models import Job, JobRecord, JobState, new_id, visible
 from adr.orders import order_destruction, read_orders
 from adr.progress import SILENT, Progress
@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 RUNNER_FOLDER = ".adr"
 _LOCK = "run.lock"
 _NOTE_EVERY_S = 0.5
+_TOGETHER_S = 0.05
 
 #: A job, its label among those that are wanted, and its record.
 _Decided = tuple[Job, str, JobRecord]
@@ -126,9 +127,10 @@ def run_batch(
             with follower.following(work), stopping(work.stop) as was_interrupted:
                 work.run()
                 interrupted = was_interrupted()
-            _forget_bundles(runner, survey)
         # What the ledger says counts, whatever this process has seen of it.
-        records = visible(runner.ledger.records({job.batch for job in pending}))
+        batches = survey.manifests() if pending else {}
+        records = visible(runner.ledger.records({*batches, *(job.batch for job in pending)}))
+        _forget_bundles(runner, batches, records)
         decided = [
             (job, wanted.label(job), record)
             for job in pending
@@ -239,6 +241,7 @@ class _Follower:
         self._progress = progress
         #: Where the worker puts its records; None ends the following.
         self.settled: queue.SimpleQueue[JobRecord | None] = queue.SimpleQueue()
+        self._ended = threading.Event()
 
     @contextmanager
     def following(self, work: Worker) -> Iterator[None]:
@@ -249,13 +252,14 @@ class _Follower:
         try:
             yield
         finally:
+            self._ended.set()
             self.settled.put(None)
             thread.join()
             self._progress.finish()
 
     def _follow(self, work: Worker) -> None:
         counts: Counter[JobState] = Counter()
-        for records in _groups(self.settled):
+        for records in _groups(self.settled, self._ended):
             # Jobs of earlier runs that nobody wants any more are called off.
             ours = [
                 (*self._pending[record.id], record)
@@ -280,12 +284,16 @@ def _with_results(decided: Sequence[_Decided]) -> list[_Decided]:
     return [each for each in decided if each[2].state is not JobState.CANCELLED]
 
 
-def _groups(settled: queue.SimpleQueue[JobRecord | None]) -> Iterator[Sequence[JobRecord]]:
+def _groups(
+    settled: queue.SimpleQueue[JobRecord | None], ended: threading.Event
+) -> Iterator[Sequence[JobRecord]]:
     """Yield what has been settled, some at a time, also when that is nothing; end at None."""
     while True:
         group: list[JobRecord] = []
         try:
             item = settled.get(timeout=_NOTE_EVERY_S)
+            # To be woken by each costs more than to put some into place at once.
+            ended.wait(_TOGETHER_S)
             while item is not None:
                 group.append(item)
                 item = settled.get_nowait()
@@ -295,10 +303,12 @@ def _groups(settled: queue.SimpleQueue[JobRecord | None]) -> Iterator[Sequence[J
             yield group
 
 
-def _forget_bundles(runner: Runner, survey: Survey) -> None:
+def _forget_bundles(
+    runner: Runner,
+    batches: Mapping[str, Sequence[Manifest]],
+    records: Mapping[tuple[str, int], JobRecord],
+) -> None:
     """Remove the bundles of batches that have nothing left to run."""
-    batches = survey.manifests()
-    records = visible(runner.ledger.records(batches))
     over = [
         batch
         for batch, parts in batches.items()
@@ -307,4 +317,5 @@ def _forget_bundles(runner: Runner, survey: Survey) -> None:
             for job in jobs_of(parts)
         )
     ]
-    runner.store.delete([bundle_key(batch) for batch in over])
+    if over:
+        runner.store.delete([bundle_key(batch) for batch in over])

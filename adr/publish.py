@@ -113,9 +113,9 @@ class Publisher:
 
     def _is_there(self, label: str, record: JobRecord) -> bool:
         note = self._published.get(label)
-        if note is None or note["attempt"] != record.attempt:
-            return False
-        return all(
+        if note is None:
+            return not record.results
+        return note["attempt"] == record.attempt and all(
             each.name in note["files"] and os.path.lexists(self._folder / label / each.name)
             for each in record.results
         )

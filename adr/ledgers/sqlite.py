@@ -70,7 +70,8 @@ class SqliteLedger:
     """
 
     settle_within_s = 0.05
-    poll_s = 0.2
+    # As long as one look: a worker that is to leave when all is done does not wait for more.
+    poll_s = 0.05
     #: How long to wait for other processes that write to the database, in seconds.
     busy_s = 30.0
 
@@ -145,19 +146,27 @@ class SqliteLedger:
 
     def start(self, leases: Sequence[Lease]) -> list[Lease]:
         """Mark leases as begun, so that they count as lost if this worker dies."""
-        with self._transaction("quick") as db:
-            return [
+        with self._guard, self._translated():
+            # Each by a statement of its own, since that is what begins with every job.
+            db = self._connection("quick")
+            begun = [
                 lease
                 for lease in leases
                 if db.execute(
                     "UPDATE jobs SET started = 1" + _LEASED, (self._worker, lease.attempt)
                 ).rowcount
             ]
+        if len(begun) < len(leases):
+            # A destroyed runner has no jobs.
+            with self._transaction("read"):
+                pass
+        return begun
 
     def extend(self, leases: Sequence[Lease]) -> list[Lease]:
         """Return the leases that are still this worker's."""
         with self._transaction("read") as db:
-            return [lease for lease in leases if self._is_held(db, lease)]
+            held = self._held(db)
+        return [lease for lease in leases if lease.attempt in held]
 
     def release(
         self, leases: Sequence[Lease], *, delay_s: float = 0, failed: bool = False, note: str = ""
@@ -177,22 +186,19 @@ class SqliteLedger:
         """Write the records and remove the jobs in one transaction; idempotent."""
         with self._transaction("durable") as db:
             forgotten = self._forgotten(db)
-            for outcome in outcomes:
-                lease = outcome.lease
-                batch, position, generation = lease.job.id
-                if batch in forgotten:
-                    continue
-                known = db.execute(
-                    "SELECT 1 FROM records WHERE batch = ? AND position = ? AND generation = ?"
-                    " AND attempt = ?",
-                    (batch, position, generation, lease.attempt),
-                ).fetchone()
-                if known:
-                    continue
-                if not self._is_held(db, lease):
-                    outcome = outcome.marked_late()
-                self._write_record(db, outcome.record)
-                db.execute("DELETE FROM jobs" + _LEASED, (self._worker, lease.attempt))
+            held = self._held(db)
+            ours = [each for each in outcomes if each.lease.job.batch not in forgotten]
+            self._write_records(
+                db,
+                [
+                    (each if each.lease.attempt in held else each.marked_late()).record
+                    for each in ours
+                ],
+            )
+            db.executemany(
+                "DELETE FROM jobs" + _LEASED,
+                [(self._worker, each.lease.attempt) for each in ours],
+            )
 
     def depth(self) -> Depth:
         """Count exactly."""
@@ -233,14 +239,14 @@ class SqliteLedger:
                 {"now": now, "most": most},
             ).fetchall()
             for rowid, body, failures, lost in rows:
-                (job, notes), attempt = _read_body(body), new_id()
-                db.execute(
-                    "UPDATE jobs SET worker = ?, attempt = ?, started = 0 WHERE rowid = ?",
-                    (self._worker, attempt, rowid),
-                )
+                job, notes = _read_body(body)
                 leases.append(
-                    Lease(job, attempt, str(rowid), now, math.inf, failures, lost, notes=notes)
+                    Lease(job, new_id(), str(rowid), now, math.inf, failures, lost, notes=notes)
                 )
+            db.executemany(
+                "UPDATE jobs SET worker = ?, attempt = ?, started = 0 WHERE rowid = ?",
+                [(self._worker, lease.attempt, int(lease.handle)) for lease in leases],
+            )
         return leases
 
     def _reclaim(self) -> None:
@@ -262,7 +268,7 @@ class SqliteLedger:
             for body, attempt, lost in rows:
                 job, notes = _read_body(body)
                 if lost >= job.crash_limit:
-                    self._write_record(db, lost_too_often(job, attempt, lost, notes))
+                    self._write_records(db, [lost_too_often(job, attempt, lost, notes)])
                     db.execute("DELETE FROM jobs" + _LEASED, (holder, attempt))
             db.execute(
                 "UPDATE jobs SET worker = NULL, attempt = NULL, started = 0 WHERE worker = ?",
@@ -278,15 +284,17 @@ class SqliteLedger:
                 data["notes"] = [*data.get("notes", ()), note]
                 db.execute("UPDATE jobs SET body = ?" + _LEASED, (json.dumps(data), *held))
 
-    def _is_held(self, db: sqlite3.Connection, lease: Lease) -> bool:
-        row = db.execute("SELECT 1 FROM jobs" + _LEASED, (self._worker, lease.attempt)).fetchone()
-        return row is not None
+    def _held(self, db: sqlite3.Connection) -> set[str]:
+        """Return the attempts that are leased here."""
+        rows = db.execute("SELECT attempt FROM jobs WHERE worker = ?", (self._worker,))
+        return {attempt for (attempt,) in rows}
 
     @staticmethod
-    def _write_record(db: sqlite3.Connection, record: JobRecord) -> None:
-        db.execute(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
-            (*record.id, record.attempt, json.dumps(record.to_dict())),
+    def _write_records(db: sqlite3.Connection, records: Iterable[JobRecord]) -> None:
+        """Write records, except of attempts that have one."""
+        db.executemany(
+            "INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?)",
+            [(*each.id, each.attempt, json.dumps(each.to_dict())) for each in records],
         )
 
     @staticmethod

@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
-from adr.bundle import restore_member, unpack_bundle, unpacked_bytes
+from adr.bundle import forget_bundle, restore_member, unpack_bundle, unpacked_bytes
 from adr.errors import AdrError
 from adr.keys import bundle_key
 from adr.stores.base import ObjectStore
@@ -74,6 +74,7 @@ class Bundles:
             if self._workspaces[batch] <= 0:
                 del self._workspaces[batch]
                 self._path(batch).unlink(missing_ok=True)
+                forget_bundle()
 
     def _unpacked(self, batch: str, target: Path) -> Workspace:
         bundle = self._fetched(batch, target)

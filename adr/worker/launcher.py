@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,12 @@ class Ending:
     stopped_by: str
     #: Why it could not be started or followed, in words; empty where it was.
     error: str
+    #: Length of the output.
+    output_bytes: int = 0
+    #: The end of it.
+    tail: bytes = b""
+    #: False where there is no such program, or the system does not take it for one.
+    found: bool = True
 
 
 class Launcher:
@@ -84,14 +90,15 @@ class Launcher:
 
     def run(
         self,
-        argv: Sequence[str],
+        argv: Sequence[str | bytes],
         *,
         cwd: str | os.PathLike[str],
-        env: Mapping[str, str],
+        env: dict[bytes, bytes],
         log_path: str | os.PathLike[str],
         timeout_s: float | None,
         term_s: float = 10.0,
         log_limit_bytes: int = 1 << 30,
+        instead_of_bash: bool = False,
     ) -> Ending:
         """Run a program and return when it and all its descendants have ended.
 
@@ -101,11 +108,11 @@ class Launcher:
 
         Parameters
         ----------
-        argv : sequence of str
+        argv : sequence of str or bytes
             Program, sought in the PATH of `env` unless it contains a slash, and arguments.
         cwd : path
             Directory to start in.
-        env : mapping
+        env : dict
             The whole environment.
         log_path : path
             File for the output, made or emptied; cut to `log_limit_bytes`.
@@ -115,6 +122,9 @@ class Launcher:
             Seconds between TERM and KILL.
         log_limit_bytes : int, optional
             Size of the log beyond which all its processes are killed.
+        instead_of_bash : bool, optional
+            The program is all that the script of a job would run: it is given, and its end is
+            told, as bash would do that. Where it is not `Ending.found`, bash has to try.
 
         Returns
         -------
@@ -126,12 +136,13 @@ class Launcher:
             try:
                 request = (
                     [os.fsencode(each) for each in argv],
-                    os.path.abspath(os.fsencode(cwd)),
-                    {os.fsencode(key): os.fsencode(value) for key, value in env.items()},
-                    os.path.abspath(os.fsencode(log_path)),
+                    _absolute(cwd),
+                    env,
+                    _absolute(log_path),
                     timeout_s,
                     term_s,
                     log_limit_bytes,
+                    instead_of_bash,
                 )
                 channel = self._begin(pack(request))
                 if channel is None:
@@ -234,6 +245,11 @@ class Launcher:
             _end_session(process.pid)
         code = process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _absolute(path: str | os.PathLike[str]) -> bytes:
+    name = os.fsencode(path)
+    return name if name.startswith(b"/") else os.path.abspath(name)
 
 
 def _answer(channel: socket.socket) -> tuple[Any, ...]:

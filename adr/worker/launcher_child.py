@@ -10,6 +10,9 @@ process has ended belong to that job, and are killed before the answer is given.
 socket closes, because the worker closed it or died, all descendants are killed as well, and
 this process leaves.
 
+A request is for a shell with a script, or for a program that takes the place of that shell:
+what bash would give the program and say of its end, it then has to give and say itself.
+
 The messages are marshalled objects behind their length in four bytes: a request is the tuple
 of what `_Launcher.run` takes, a number of seconds (None: the usual one) between TERM and KILL
 stops the running job, the answer is a tuple of the fields of `adr.worker.launcher.Ending`.
@@ -25,6 +28,7 @@ What cannot be killed: processes of another user (started by sudo). They are lef
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import marshal
 import os
@@ -41,7 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["ProcessInfo", "main", "pack", "processes", "unpack"]
+__all__ = ["TAIL_BYTES", "ProcessInfo", "main", "pack", "processes", "unpack"]
+
+#: As much of the end of a job's output travels in its record.
+TAIL_BYTES = 2048
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -54,6 +61,12 @@ _EXPENDABLE = 500
 _MOST_EXPENDABLE = 1000
 _NEVER = float("inf")
 _KIB = 1024
+#: What bash says where a program of its script ends by TERM; its script ends so, too.
+_TERMINATED = 128 + signal.SIGTERM
+#: Of programs that end by these, bash says nothing.
+_SILENT = (signal.SIGINT, signal.SIGPIPE)
+#: So long a program is taken to be where it was found.
+_FOUND_S = 1.0
 
 
 class ProcessInfo:
@@ -200,15 +213,26 @@ def _took(send: Callable[[int, int], None], target: int, number: int) -> bool:
     return True
 
 
-def _find(name: bytes, env: dict[bytes, bytes]) -> bytes:
+def _find(name: bytes, path: bytes) -> bytes:
     if b"/" in name:
         return name
-    path = env.get(b"PATH", os.defpath.encode())
     for folder in path.split(b":"):
         candidate = (folder or b".") + b"/" + name
         if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
             return candidate
     raise FileNotFoundError(f"not found in {os.fsdecode(path)}")
+
+
+def _tail(log_path: bytes, length: int) -> bytes:
+    """Return the end of a log; nothing where the job has removed it."""
+    try:
+        fd = os.open(log_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.pread(fd, TAIL_BYTES, max(0, length - TAIL_BYTES))
+    finally:
+        os.close(fd)
 
 
 class _Score:
@@ -245,6 +269,8 @@ class _Launcher:
         self._poll.register(channel, select.POLLIN)
         self._poll.register(self._wakeup, select.POLLIN)
         self._signals = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+        #: Name and PATH of the program last sought, where it is, and until when that holds.
+        self._found: tuple[bytes, bytes, bytes, float] = (b"", b"", b"", 0.0)
 
     def serve(self) -> None:
         """Run jobs until the worker is gone."""
@@ -273,38 +299,48 @@ class _Launcher:
         timeout_s: float | None,
         term_s: float,
         log_limit_bytes: int,
+        instead_of_bash: bool,
     ) -> tuple[Any, ...]:
         """Run one job and all it starts to the end; return the fields of its `Ending`."""
         started_at = time.time()
         log = -1
         doing = "enter the directory of the job"
+        found = True
         try:
             os.chdir(cwd)
             doing = "open the log of the job"
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             log = os.open(log_path, flags, 0o600)
             doing = f"start {os.fsdecode(argv[0])}"
-            reaper.main = self._spawn(argv, env, log)
+            found = False
+            program = self._find(argv[0], env)
+            if instead_of_bash:
+                env[b"PWD"], env[b"_"] = os.getcwdb(), program
+            reaper.main = self._spawn(program, argv, env, log)
         except (OSError, ValueError) as error:
             if log >= 0:
                 os.close(log)
             reason = getattr(error, "strerror", None) or str(error)
             error_text = f"cannot {doing}: {reason}"
-            return (None, None, started_at, time.time(), 0, 0.0, "", error_text)
+            return (None, None, started_at, time.time(), 0, 0.0, "", error_text, 0, b"", found)
         finally:
             os.chdir("/")
         try:
             stopped_by = self._wait(reaper, timeout_s, term_s, log, log_limit_bytes)
             ended_at = time.time()
             reaper.end_all()
+            assert reaper.status is not None
+            code = os.waitstatus_to_exitcode(reaper.status)
+            if instead_of_bash:
+                code = self._as_bash_ends(code, reaper.status, stopped_by, log)
             # However short the job was: whether it wrote too much is not a matter of luck.
-            if os.fstat(log).st_size > log_limit_bytes:
+            length = os.fstat(log).st_size
+            if length > log_limit_bytes:
                 stopped_by = stopped_by or "output"
-                os.ftruncate(log, log_limit_bytes)
+                length = log_limit_bytes
+                os.ftruncate(log, length)
         finally:
             os.close(log)
-        assert reaper.status is not None
-        code = os.waitstatus_to_exitcode(reaper.status)
         return (
             code if code >= 0 else None,
             -code if code < 0 else None,
@@ -314,12 +350,41 @@ class _Launcher:
             reaper.cpu_s,
             stopped_by,
             "",
+            length,
+            _tail(log_path, length) if length else b"",
+            True,
         )
 
-    def _spawn(self, argv: list[bytes], env: dict[bytes, bytes], log: int) -> int:
+    def _find(self, name: bytes, env: dict[bytes, bytes]) -> bytes:
+        path = env.get(b"PATH", os.defpath.encode())
+        known, known_path, program, until = self._found
+        if (known, known_path) != (name, path) or time.monotonic() > until:
+            program = _find(name, path)
+            self._found = (name, path, program, time.monotonic() + _FOUND_S)
+        return program
+
+    @staticmethod
+    def _as_bash_ends(code: int, status: int, stopped_by: str, log: int) -> int:
+        """Tell how bash would have ended with this program in the script of a job.
+
+        What this process kills, it kills with its shell. Sent TERM, that shell waits for the
+        program and ends with 143, however the program ended.
+        """
+        if code == -signal.SIGKILL and stopped_by:
+            return code
+        if code < 0:
+            number, code = -code, 128 - code
+            if number not in _SILENT:
+                said = signal.strsignal(number) or f"Unknown signal {number}"
+                dumped = " (core dumped)" if os.WCOREDUMP(status) else ""
+                # On a full disk bash could not say it either.
+                with contextlib.suppress(OSError):
+                    os.write(log, f"{said}{dumped}\n".encode())
+        return _TERMINATED if stopped_by in ("timeout", "order") else code
+
+    def _spawn(self, program: bytes, argv: list[bytes], env: dict[bytes, bytes], log: int) -> int:
         # Not setsid=True, which pythons built for an old glibc lack: a group is enough,
         # since this process leads a session without a terminal.
-        program = _find(argv[0], env)
         self._score.set(_EXPENDABLE)
         try:
             return os.posix_spawn(

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _UPLOADERS = 32
 _WAITING_DELIVERIES = 256
 _GROUP = 200
+_LOOK_S = 0.02
 _LONGEST_PAUSE_S = 30.0
 
 
@@ -82,6 +83,9 @@ class Outbox:
 
     def put(self, delivery: Delivery) -> None:
         """Take a delivery; blocks while too many wait."""
+        if delivery.is_empty:
+            self.settle(delivery.lease, replace(delivery.record, stored_at=time.time()))
+            return
         self._room.acquire()
         with self._guard:
             self._leases[delivery.lease.attempt] = delivery.lease
@@ -192,28 +196,20 @@ class Outbox:
     def _settle_all(self) -> None:
         ended = False
         while not ended:
-            group: list[Outcome] = []
-            until = None
-            while len(group) < _GROUP:
+            outcomes = [self._outcomes.get()]
+            until = time.monotonic() + self._runner.ledger.settle_within_s
+            while outcomes[-1] is not None and len(outcomes) < _GROUP:
                 try:
-                    outcome = self._outcomes.get(timeout=self._patience(until))
+                    outcomes.append(self._outcomes.get_nowait())
                 except queue.Empty:
-                    if until is None or (time.monotonic() < until and not self._nothing_comes()):
-                        continue
-                    break
-                if outcome is None:
-                    ended = True
-                    break
-                group.append(outcome)
-                until = until or time.monotonic() + self._runner.ledger.settle_within_s
-            if group:
+                    left_s = until - time.monotonic()
+                    if left_s <= 0 or self._nothing_comes():
+                        break
+                    # Not woken by each outcome, which costs more than the outcome itself.
+                    time.sleep(min(_LOOK_S, left_s))
+            ended = outcomes[-1] is None
+            if group := [each for each in outcomes if each is not None]:
                 self._settle(group)
-
-    @staticmethod
-    def _patience(until: float | None) -> float:
-        if until is None:
-            return 1.0
-        return max(0.0, min(0.02, until - time.monotonic()))
 
     def _nothing_comes(self) -> bool:
         with self._guard:
@@ -245,11 +241,12 @@ class Outbox:
             settled = False
             with suppress(AdrError):
                 self._runner.ledger.release([outcome.lease for outcome in group])
-        for outcome in group:
-            with self._guard:
+        with self._guard:
+            for outcome in group:
                 self._leases.pop(outcome.lease.attempt, None)
-            self._room.release()
-            if settled:
+        self._room.release(len(group))
+        if settled:
+            for outcome in group:
                 self._on_settled(outcome.record)
 
     def _again_and_again(self, step: Callable[[], None], while_: type[AdrError]) -> None:

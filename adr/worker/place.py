@@ -105,7 +105,7 @@ def _problem(directory: Path, user: JobUser) -> str:
         return launcher.run(
             ["bash", "-c", "exit"],
             cwd=directory,
-            env=user.environment(),
+            env={os.fsencode(name): os.fsencode(each) for name, each in user.environment().items()},
             log_path=os.devnull,
             timeout_s=None,
         ).error

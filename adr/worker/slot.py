@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import os
 import signal
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from adr.errors import AdrError, Unavailable
 from adr.models import Job, JobRecord, JobState, Lease, moment_text
 from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.jobuser import JobUser
 from adr.worker.launcher import Ending, Launcher
-from adr.worker.script import job_script
+from adr.worker.launcher_child import TAIL_BYTES
+from adr.worker.script import job_script, plain_words, program_environment
 from adr.worker.shortage import has_room, is_full, memory_kills
-from adr.worker.staging import stage
+from adr.worker.staging import is_unused, stage
 from adr.worker.tree import discard_tree
 from adr.worker.workspace import Workspace
 
@@ -33,13 +37,13 @@ __all__ = ["Delivery", "FolderGone", "Limits", "Slot", "Stop"]
 
 _log = logging.getLogger(__name__)
 
-#: As much of the end of a job's output travels in its record.
-TAIL_BYTES = 2048
 _KEPT_WORKSPACES = 4
 _SCRIPT = "run.sh"
 #: What bash says of a command that was killed with SIGKILL.
 _KILLED = 128 + signal.SIGKILL
 _CUT = "exceeded --max-hours"
+#: For so long a count of what the kernel has killed is taken for that of now.
+_COUNTED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Delivery:
 
     lease: Lease
     record: JobRecord
-    #: Folder of its own for these files; removed once they are stored.
+    #: Folder of its own for these files, if there are any; removed once they are stored.
     folder: Path
     #: Staged file and name of each result.
     files: tuple[tuple[Path, str], ...] = ()
@@ -86,6 +90,11 @@ class Delivery:
     log: Path | None = None
     #: Whether it is not to be repeated, however many attempts are left.
     final: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing but the record."""
+        return not self.files and self.log is None
 
 
 class Slot:
@@ -136,6 +145,12 @@ class Slot:
         self._stops: set[Stop] = set()
         self._launcher = Launcher(user)
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
+        #: Additional variables of the last job, its environment, and that for a program alone.
+        self._environments: (
+            tuple[tuple[tuple[str, str], ...], dict[bytes, bytes], dict[bytes, bytes] | None] | None
+        ) = None
+        #: How many processes the kernel had killed for want of memory, and when.
+        self._kills = (0, -math.inf)
         #: While a job runs, its lease and the file that its output goes to.
         self.log: tuple[Lease, Path] | None = None
 
@@ -174,6 +189,8 @@ class Slot:
         self._workspaces[batch] = workspace
 
     def _make_directory(self) -> None:
+        if os.path.isdir(self._inner):
+            return
         try:
             self._directory.mkdir(exist_ok=True)
         except FileNotFoundError as error:
@@ -202,9 +219,10 @@ class Slot:
         job = lease.job
         self._stops.clear()
         workspace = self._workspaces[job.batch]
-        staging.mkdir()
-        log = staging / "log"
-        kills = memory_kills()
+        log = staging.with_name(f"slot-{self.number}.log")
+        if time.monotonic() - self._kills[1] > _COUNTED_S:
+            # Reading it takes longer than many a job.
+            self._kills = (memory_kills(), time.monotonic())
         ending = self._launch(job, lease, workspace.directory, log)
         self._make_directory()
         why = next((each for each in Stop if each in self._stops), None)
@@ -230,6 +248,7 @@ class Slot:
                 self._forget(job.batch)
         if dropped:
             discard_tree(staging)
+            log.unlink(missing_ok=True)
             return None
         record = self._record(lease, ending, _CUT if cut else self._reason(job, ending) or problem)
         if why is Stop.NOTICE:
@@ -238,21 +257,14 @@ class Slot:
             record = replace(record, notes=(*record.notes, note))
         if record.reason and full:
             record = replace(record, reason=f"{record.reason}; the disk was full")
-        if _was_killed(ending) and memory_kills() > kills:
+        if _was_killed(ending) and memory_kills() > self._kills[0]:
             record = replace(record, reason=f"{record.reason}; memory had run out")
-        tail, length = _tail(log)
-        return Delivery(
-            lease,
-            replace(record, tail=tail),
-            staging,
-            files,
-            log if length > TAIL_BYTES else None,
-            final=cut,
-        )
+            self._kills = (0, -math.inf)
+        return Delivery(lease, record, staging, files, _kept(log, staging, ending), final=cut)
 
     def refusal(self, lease: Lease, reason: str) -> JobRecord:
         """Return the record of a job that cannot be run."""
-        return self._base(lease, JobState.FAILED, reason)
+        return self._base(lease, JobState.FAILED, reason, ended_at=time.time())
 
     def stop(self, why: Stop = Stop.DROPPED, term_s: float | None = None) -> None:
         """End the job that runs, from any thread.
@@ -291,33 +303,59 @@ class Slot:
                     discard_tree(path)
 
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
-        script = self._directory / _SCRIPT
-        script.write_bytes(job_script(job).encode("utf-8", "surrogateescape"))
-        environment = {
-            **(self._user.environment() if self._user else os.environ),
-            **dict(job.env),
-            "ADR_RUNNER": self._runner_id,
-            "ADR_BATCH": job.batch,
-            "ADR_JOB": job.label,
-            "ADR_INDEX": str(job.index),
-            "ADR_COUNT": str(job.count),
-            "ADR_ATTEMPT": lease.attempt,
-            "ADR_SLOT": str(self.number),
+        for_bash, for_program = self._environment(job)
+        own = {
+            b"ADR_RUNNER": os.fsencode(self._runner_id),
+            b"ADR_BATCH": os.fsencode(job.batch),
+            b"ADR_JOB": os.fsencode(job.label),
+            b"ADR_INDEX": b"%d" % job.index,
+            b"ADR_COUNT": b"%d" % job.count,
+            b"ADR_ATTEMPT": os.fsencode(lease.attempt),
+            b"ADR_SLOT": b"%d" % self.number,
         }
         with self._log_of_job(log) as log_path:
+            run = partial(
+                self._launcher.run,
+                cwd=directory,
+                log_path=log_path,
+                timeout_s=job.timeout_s,
+                term_s=self._limits.term_s,
+                log_limit_bytes=self._limits.log_bytes,
+            )
             self.log = (lease, log_path)
             try:
-                return self._launcher.run(
-                    ["bash", str(script)],
-                    cwd=directory,
-                    env=environment,
-                    log_path=log_path,
-                    timeout_s=job.timeout_s,
-                    term_s=self._limits.term_s,
-                    log_limit_bytes=self._limits.log_bytes,
-                )
+                words = plain_words(job) if for_program is not None else None
+                if words is not None and for_program is not None:
+                    ending = run(words, env={**for_program, **own}, instead_of_bash=True)
+                    if ending.found:
+                        return ending
+                script = self._write_script(job)
+                return run([b"bash", os.fsencode(script)], env={**for_bash, **own})
             finally:
                 self.log = None
+
+    def _environment(self, job: Job) -> tuple[dict[bytes, bytes], dict[bytes, bytes] | None]:
+        """Return the environment of a job for bash, and for a program where that needs no bash."""
+        if self._environments is None or self._environments[0] != job.env:
+            general = self._user.environment() if self._user else os.environ
+            for_bash = {
+                os.fsencode(name): os.fsencode(each)
+                for name, each in {**general, **dict(job.env)}.items()
+            }
+            self._environments = (job.env, for_bash, program_environment(for_bash))
+        return self._environments[1:]
+
+    def _write_script(self, job: Job) -> Path:
+        path = self._directory / _SCRIPT
+        body = job_script(job).encode("utf-8", "surrogateescape")
+        # Not emptied first, after which ext4 writes to the disk at every close.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with open(handle, "wb") as file:
+            file.write(body)
+            file.truncate()
+        if self._user:
+            path.chmod(0o644)
+        return path
 
     @contextmanager
     def _log_of_job(self, log: Path) -> Iterator[Path]:
@@ -325,7 +363,6 @@ class Slot:
         if self._user is None:
             yield log
             return
-        (self._directory / _SCRIPT).chmod(0o644)
         # The folder of the delivery is out of the reach of that user.
         path = self._directory / "log"
         path.unlink(missing_ok=True)
@@ -337,28 +374,31 @@ class Slot:
 
     def _record(self, lease: Lease, ending: Ending, reason: str) -> JobRecord:
         state = JobState.FAILED if reason else JobState.SUCCEEDED
-        return replace(
-            self._base(lease, state, reason),
+        return self._base(
+            lease,
+            state,
+            reason,
             exit_code=ending.exit_code,
             signal=ending.signal,
             started_at=ending.started_at,
             ended_at=ending.ended_at,
             peak_memory_bytes=ending.peak_memory_bytes,
             cpu_s=ending.cpu_s,
+            tail=ending.tail.decode("utf-8", "surrogateescape"),
         )
 
-    def _base(self, lease: Lease, state: JobState, reason: str) -> JobRecord:
+    def _base(self, lease: Lease, state: JobState, reason: str, **about: Any) -> JobRecord:
         return JobRecord.of(
             lease.job,
             lease.attempt,
             state,
             reason,
             leased_at=lease.leased_at,
-            ended_at=time.time(),
             host=self._host,
             worker=self._worker,
             slot=self.number,
             notes=lease.notes,
+            **about,
         )
 
     def _reason(self, job: Job, ending: Ending) -> str:
@@ -397,12 +437,14 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _tail(log: Path) -> tuple[str, int]:
-    """Return the end of an output, undecodable bytes as surrogates, and its length."""
-    try:
-        with log.open("rb") as file:
-            length = file.seek(0, os.SEEK_END)
-            file.seek(max(0, length - TAIL_BYTES))
-            return file.read().decode("utf-8", "surrogateescape"), length
-    except OSError:
-        return "", 0
+def _kept(log: Path, staging: Path, ending: Ending) -> Path | None:
+    """Move a log to what is to be stored, or clear it away for that of the next job."""
+    with suppress(FileNotFoundError):
+        if ending.output_bytes > TAIL_BYTES:
+            staging.mkdir(exist_ok=True)
+            return log.rename(staging / "log")
+        # To remove and make a file costs more than to run some jobs. Whoever still has this one
+        # open, who follows it or has got away, is not to read or write that of the next job.
+        if ending.output_bytes or not is_unused(log):
+            log.unlink()
+    return None

@@ -21,7 +21,7 @@ from adr.worker.jobuser import JobUser
 from adr.worker.tree import OPEN, open_tree, opened
 from adr.worker.workspace import Changes
 
-__all__ = ["stage"]
+__all__ = ["is_unused", "stage"]
 
 #: Where a file lies in the folder of staged ones while it is copied.
 _SHARED = "shared"
@@ -41,7 +41,7 @@ def stage(
     directory : Path
         The workspace.
     staging : Path
-        Folder of the worker's for these files.
+        Folder of the worker's for these files, made if there are any.
     changes : Changes
         What a job did to the workspace.
     patterns : sequence of str
@@ -59,14 +59,17 @@ def stage(
     OSError, AdrError
         If one of them cannot be taken.
     """
+    if not (names := _chosen(changes, patterns)):
+        return ()
+    staging.mkdir()
     if user is None:
-        return _taken(directory, staging, changes, patterns)
+        return _taken(directory, staging, changes, names)
     handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # Out of the reach of jobs all the same: only a thread of ours has this handle.
         os.fchmod(handle, 0o777)
         with user.rights():
-            files = _taken(directory, Path(f"/proc/self/fd/{handle}"), changes, patterns)
+            files = _taken(directory, Path(f"/proc/self/fd/{handle}"), changes, names)
     finally:
         os.close(handle)
     staged = tuple((staging / path.name, name) for path, name in files)
@@ -75,19 +78,20 @@ def stage(
     return staged
 
 
-def _taken(
-    directory: Path, staging: Path, changes: Changes, patterns: Sequence[str]
-) -> tuple[tuple[Path, str], ...]:
+def _chosen(changes: Changes, patterns: Sequence[str]) -> list[str]:
+    """Return the names of what is to be taken."""
     chosen = [re.compile(pattern) for pattern in patterns]
-    created = set(changes.created)
-    names = [
+    return [
         name
         for name in sorted([*changes.created, *changes.changed])
         if not chosen or any(pattern.search(name) for pattern in chosen)
     ]
-    if not names:
-        # The directory itself may be gone.
-        return ()
+
+
+def _taken(
+    directory: Path, staging: Path, changes: Changes, names: Sequence[str]
+) -> tuple[tuple[Path, str], ...]:
+    created = set(changes.created)
     staged = [(staging / str(number), name) for number, name in enumerate(names)]
     moved: list[tuple[Path, str]] = []
     with open_tree(directory) as root:
@@ -145,21 +149,35 @@ def _make_own(path: Path, aside: Path) -> None:
 
 
 def _is_open(path: Path) -> bool:
-    """Tell whether somebody has a file open for writing, who does not find it by this name.
-
-    The kernel grants a read lease only if nobody has.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Tell whether somebody has a file open for writing, who does not find it by this name."""
     try:
-        # Whoever opens it at this very moment makes the kernel send this signal, not SIGIO.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        # The kernel grants a read lease only if nobody has.
+        _lease(path, fcntl.F_RDLCK)
     except BlockingIOError:
         return True
     except OSError:
         # A file system without leases, or the file of another user.
         return False
+    return False
+
+
+def is_unused(path: Path) -> bool:
+    """Tell whether nobody has a file open, as far as that can be known."""
+    try:
+        # The kernel grants a write lease only if nobody has.
+        _lease(path, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    return True
+
+
+def _lease(path: Path, kind: int) -> None:
+    """Take a lease of the kernel on a file, for a moment."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # Whoever opens it at this very moment makes the kernel send this signal, not SIGIO.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     finally:
         os.close(fd)
-    return False

@@ -14,6 +14,7 @@ from adr.worker.slot import Slot, Stop
 __all__ = ["Turns"]
 
 _LOOK_S = 0.1
+_MANY = 10
 
 
 @dataclass
@@ -40,11 +41,16 @@ class Turns:
 
     def __init__(self, is_settled: Callable[[], bool] = lambda: True) -> None:
         self._is_settled = is_settled
-        self._changed = threading.Condition()
+        self._guard = threading.RLock()
+        #: Slots wait for leases, and the rest of the worker for what slots do.
+        self._offered = threading.Condition(self._guard)
+        self._changed = threading.Condition(self._guard)
         self._ready: deque[tuple[float, Lease]] = deque()
         self._turns: dict[int, _Turn] = {}
         self._lost: set[str] = set()
         self._closed = False
+        #: Who waits for a change is to hear of it once no more leases than these wait.
+        self._few = 0
 
     # Before a run
 
@@ -54,7 +60,7 @@ class Turns:
             if not self._closed:
                 now = time.monotonic()
                 self._ready.extend((now, lease) for lease in leases)
-                self._changed.notify_all()
+                self._offered.notify(len(leases))
             return not self._closed
 
     def take(self, slot: Slot) -> Lease | None:
@@ -62,11 +68,12 @@ class Turns:
         with self._changed:
             while (lease := self._next()) is None and not self._closed:
                 # Nobody tells when all is settled.
-                self._changed.wait(_LOOK_S if self._ready else None)
+                self._offered.wait(_LOOK_S if self._ready else None)
             if lease is None:
                 return None
             self._turns[slot.number] = _Turn(slot, lease)
-            self._changed.notify_all()
+            if not self._ready:
+                self._changed.notify_all()
             return lease
 
     def _next(self) -> Lease | None:
@@ -100,6 +107,7 @@ class Turns:
         with self._changed:
             unstarted = self.unstarted()
             self._closed = True
+            self._offered.notify_all()
             self._changed.notify_all()
             return unstarted
 
@@ -115,7 +123,11 @@ class Turns:
         with self._changed:
             turn = self._turns.pop(slot.number)
             self._lost.discard(turn.lease.attempt)
-            self._changed.notify_all()
+            if self._ready:
+                # For a slot that could not begin one of them beside this job.
+                self._offered.notify_all()
+            if self._closed or len(self._ready) <= self._few:
+                self._changed.notify_all()
 
     def stop(
         self, which: Callable[[Lease], bool], why: Stop = Stop.DROPPED, term_s: float | None = None
@@ -142,8 +154,14 @@ class Turns:
     # A look at all of them
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for a change, for so long at most."""
+        """Wait for a change that makes a difference, for so long at most.
+
+        While leases wait, that is when half of them or ten have gone: to wake a thread costs
+        more than many a job does.
+        """
         with self._changed:
+            ready = len(self._ready)
+            self._few = max(ready // 2, ready - _MANY)
             self._changed.wait(timeout_s)
 
     def __len__(self) -> int:

@@ -92,6 +92,8 @@ class Workspace:
         self._restore = restore
         self._rights = rights
         self._baseline: dict[str, Entry] = {}
+        #: Permissions of the directories that their owner may not change; None: not sought yet.
+        self._closed: dict[str, int] | None = None
         self._watch: Watch | None = None
 
     def snapshot(self) -> None:
@@ -104,7 +106,7 @@ class Workspace:
                     prefix = folder and folder + "/"
                     baseline.update((prefix + name, entry) for name, entry in entries)
                 set_modes(root, {**forced, "": baseline[""].permissions})
-            self._baseline = baseline
+            self._baseline, self._closed = baseline, None
             self._watch_anew()
         _outlast(entry.ctime_ns for entry in baseline.values())
 
@@ -115,6 +117,8 @@ class Workspace:
         directory itself is gone, all originals are removed.
         """
         touched = self._watch.touched() if self._watch else None
+        if touched is not None and not touched:
+            return Changes()
         with self._rights():
             return self._all_changes() if touched is None else self._changes_among(touched)
 
@@ -191,12 +195,18 @@ class Workspace:
         altered_files = [name for name in changes.altered if not self._baseline[name].is_dir]
         replaced = [*changes.changed, *altered_files]
         missing = {*changes.removed, *replaced}
-        altered = set(changes.altered)
+        if self._closed is None:
+            # Once, not at every restoring: there may be many entries, and few of these.
+            self._closed = {
+                name: entry.permissions
+                for name, entry in self._baseline.items()
+                if entry.is_dir and entry.permissions & OPEN != OPEN
+            }
         # Directories that were closed, before or by the job, stay open while this goes on.
-        modes = {
-            name: entry.permissions
-            for name, entry in self._baseline.items()
-            if entry.is_dir and (entry.permissions & OPEN != OPEN or name in altered)
+        modes = self._closed | {
+            name: self._baseline[name].permissions
+            for name in changes.altered
+            if self._baseline[name].is_dir
         }
         with open_tree(self.directory) as root:
             opening = {name: mode | OPEN for name, mode in modes.items() if name not in missing}

@@ -41,9 +41,9 @@ JOBS = {
     "leads-away": 'd=$PWD; cd /; mv "$d" "$d.moved"; ln -s "$SIDE" "$d"; touch "$SIDE/kept"',
     "changes-inputs": "echo more >> data.txt; rm -r folder; echo x > folder; rm hostile-*",
     "takes-permissions": "chmod -R 000 .; echo x",
-    "kills-its-shell": "kill -9 $PPID; sleep 1000",
+    "kills-its-shell": "bash -c 'kill -9 $PPID; sleep 1000'; sleep 1000",
     "kills-its-group": "kill 0; sleep 1000",
-    "kills-its-launcher": "sleep 1000 & kill -9 $(awk '{print $4}' /proc/$PPID/stat); sleep 1000",
+    "kills-its-launcher": "sleep 1000 & kill -9 $PPID; sleep 1000",
     "200-children": "for i in $(seq 200); do sleep 1000 & done; echo born",
     "odd-names": "touch $'new\\nline' \"qu'o\\\"te\" $'caf\\351' $'\\377' -- '-rf' ' ' '%41' "
     "$(printf 'x%.0s' {1..255}); mkdir $'d\\n'; echo x > $'d\\n/f'",
@@ -63,7 +63,7 @@ JOBS = {
 #: Why some of them fail, as regular expressions; the others succeed.
 FAILURES = {
     "floods": f"wrote more than {LOG_BYTES} bytes of output",
-    "kills-its-shell": "killed by SIGKILL",
+    "kills-its-shell": r"exit code 137 \(SIGKILL\)",
     "kills-its-group": r"exit code 143 \(SIGTERM\)|killed by SIGTERM",
     "kills-its-launcher": r"the launcher of the job died \(signal 9\)",
     "no-interpreter": "exit code 12[67]",

@@ -54,7 +54,7 @@ def test_local_worker_killed_about_settling(local: Scene, moment: str) -> None:
     local.hold(2)
     deaths = {
         "before the records": {"at": f"{SQLITE}.settle"},
-        "within the transaction": {"at": f"{SQLITE}._write_record", "after": True},
+        "within the transaction": {"at": f"{SQLITE}._write_records", "after": True},
         "after it": {"at": f"{SQLITE}.settle", "after": True},
     }
     worker = local.worker(die=deaths[moment])

@@ -48,7 +48,11 @@ class Bench:
             "log_path": self.log,
             "timeout_s": 60,
         }
-        return self.launcher.run(["bash", "-c", text], **{**settings, **options})
+        return self.launch(["bash", "-c", text], **{**settings, **options})
+
+    def launch(self, argv: list[str], *, env: dict[str, str], **settings: Any) -> Ending:
+        """Run a program; return how it ended."""
+        return self.launcher.run(argv, env=encoded(env), **settings)
 
     def start(self, text: str, **options: Any) -> Callable[[], Ending]:
         """Run in a thread, wait for what the job writes to $PIPE; return what joins it."""
@@ -70,6 +74,10 @@ class Bench:
 
     def numbers(self) -> list[int]:
         return [int(each) for each in self.output.split()]
+
+
+def encoded(env: dict[str, str]) -> dict[bytes, bytes]:
+    return {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
 
 
 @pytest.fixture
@@ -163,7 +171,7 @@ def test_arguments_environment_and_paths_may_be_any_bytes(bench: Bench) -> None:
     folder = bench.directory / odd
     folder.mkdir()
 
-    ending = bench.launcher.run(
+    ending = bench.launch(
         ["bash", "-c", 'printf %s "$1$ODD"; touch here', "-", odd],
         cwd=folder,
         env={"PATH": os.environ["PATH"], "ODD": odd},
@@ -275,7 +283,7 @@ def test_what_cannot_be_started_is_said_and_the_next_job_runs(bench: Bench, tmp_
     settings: dict[str, Any] = {"env": {}, "log_path": bench.log, "timeout_s": None}
 
     no_bash = bench.run("true", env={"PATH": str(folder)})
-    no_interpreter = bench.launcher.run([str(broken)], cwd=folder, **settings)
+    no_interpreter = bench.launch([str(broken)], cwd=folder, **settings)
     no_folder = bench.run("true", cwd=tmp_path / "gone")
     no_log = bench.run("true", log_path=folder)
     no_text = bench.run("a\0b")
@@ -422,8 +430,8 @@ from adr.worker.launcher import Launcher
 settings = json.loads(sys.argv[1])
 launcher = Launcher()
 def run():
-    return launcher.run(["bash", "-c", settings["text"]], cwd=settings["cwd"], env=dict(os.environ),
-                        log_path=settings["cwd"] + "/log", timeout_s=None)
+    return launcher.run(["bash", "-c", settings["text"]], cwd=settings["cwd"],
+                        env=dict(os.environb), log_path=settings["cwd"] + "/log", timeout_s=None)
 try:
     print(run())
 except KeyboardInterrupt:

@@ -202,7 +202,7 @@ def run_and_stop(
             launcher.run(
                 ["bash", str(script)],
                 cwd=directory,
-                env={"PATH": os.environ["PATH"]},
+                env={b"PATH": os.environb[b"PATH"]},
                 log_path=directory / "log",
                 timeout_s=60,
             )

@@ -103,3 +103,27 @@ def test_a_closed_slot_leaves_nothing_on_the_disk(
 
     assert disk.workspaces() == []
     assert list((tmp_path / "bundles").iterdir()) == []
+
+
+def test_who_still_has_the_empty_log_of_a_job_open_reads_nothing_of_the_next(
+    runner: str, slot: Slot, tmp_path: Path
+) -> None:
+    # given somebody who follows a job that says nothing
+    queue_jobs(runner, tmp_path / "inputs", 'echo $ADR_INDEX | grep -v "1"', 3)
+    silent, loud, last = open_runner(runner, worker="worker").ledger.receive(3, 1)
+    log = tmp_path / "slot-1.log"
+    log.touch()
+    with log.open("rb") as followed:
+        slot.prepare(silent)
+        slot.run(silent, tmp_path / "staging-1")
+
+        # when the next ones say something
+        tails = [
+            delivery.record.tail
+            for each in (loud, last)
+            if (delivery := slot.run(each, tmp_path / "staging-2"))
+        ]
+
+        # then each has its own, and nothing of it is heard by who follows the first
+        assert tails == ["2\n", "3\n"]
+        assert followed.read() == b""
