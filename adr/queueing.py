@@ -242,8 +242,6 @@ def _finish_queueing(
     """
     found: dict[Key, str] = {}
     for name, manifest in unsealed.items():
-        if retry_number(name):
-            continue
         jobs = tuple(manifest.jobs())
         live = [job for job in jobs if not orders.against(job)]
         keys = {wanted.key(job) for job in live}
