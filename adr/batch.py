@@ -128,8 +128,10 @@ class BatchPlan:
         dropped = self._inputs() - kept._inputs()
         return replace(kept, files=tuple(each for each in self.files if each.name not in dropped))
 
-    def with_fingerprints(self, progress: Progress = SILENT) -> BatchPlan:
+    def with_fingerprints(self, progress: Progress = SILENT, batch: str = "") -> BatchPlan:
         """Return the plan with a fingerprint on every job; reads all files, each once.
+
+        With `batch` they are jobs of that batch as well, as `with_batch` makes them.
 
         Jobs with equal fingerprints do the same: same expanded command, pre- and
         postprocessing, store patterns, environment, content of the input, and same path,
@@ -154,7 +156,11 @@ class BatchPlan:
         return replace(
             self,
             jobs=tuple(
-                replace(job, fingerprint=_fingerprint(job, contents[self._own(job)[-1]], common))
+                replace(
+                    job,
+                    batch=batch or job.batch,
+                    fingerprint=_fingerprint(job, contents[self._own(job)[-1]], common),
+                )
                 for job in self.jobs
             ),
         )

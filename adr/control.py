@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from adr.choosing import choose_jobs
 from adr.errors import RunnerGone, UsageError
 from adr.likeness import FailureGroup, group_failures
 from adr.models import JobState
 from adr.orders import order_cancelling, order_pause, order_resumption, read_orders
 from adr.runner import Runner, open_runner
-from adr.survey import Counts, JobView, Survey, choose_jobs
+from adr.survey import Survey
+from adr.views import Counts, JobView
 
 __all__ = [
     "CancelReport",
@@ -81,16 +83,13 @@ def failures(
     UsageError
         If there is no such batch or job.
     """
-    status = Survey(open_runner(runner_id, region_name)).status(batch)
-    views = choose_jobs(status.jobs, jobs)
+    survey = Survey(open_runner(runner_id, region_name))
+    views = choose_jobs(survey.status(batch, records=False).jobs, jobs)
     totals = Counts()
     for view in views:
         totals.add(view.state)
-    failed = [
-        (view.job, view.record)
-        for view in views
-        if view.state is JobState.FAILED and view.record is not None
-    ]
+    found = survey.with_records([view for view in views if view.state is JobState.FAILED])
+    failed = [(view.job, view.record) for view in found if view.record is not None]
     groups = tuple(group_failures(failed))
     return FailureReport(groups, totals.jobs, totals.lost, totals.undecided)
 
@@ -153,7 +152,7 @@ def cancel(
     if [bool(jobs), batch is not None, everything].count(True) != 1:
         raise UsageError("name jobs to cancel, or give --batch=BATCH, or --all: one of these")
     runner = open_runner(runner_id, region_name)
-    status = Survey(runner).status(batch)
+    status = Survey(runner).status(batch, records=False)
     views = choose_jobs(status.jobs, jobs)
     if not views:
         raise UsageError("there are no jobs to cancel: adr queue queues some")
@@ -235,7 +234,7 @@ def _set_pause(runner: Runner, *, paused: bool) -> PauseReport:
     if changed:
         (order_pause if paused else order_resumption)(runner.store)
     # Not what the queue tells: it counts jobs that were called off, and some twice.
-    status = Survey(runner).status()
+    status = Survey(runner).status(jobs=False)
     return PauseReport(
         paused,
         changed,

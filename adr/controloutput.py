@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adr.control import CancelReport, FailureReport, PauseReport
     from adr.ledgers.base import DeadLetter
     from adr.likeness import FailureGroup
-    from adr.survey import Counts
+    from adr.views import Counts
     from adr.waiting import WaitReport
 
 __all__ = [

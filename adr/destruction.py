@@ -29,6 +29,7 @@ from adr.keys import (
     SETUP,
     WORKERS,
     bundle_key,
+    decided_prefix,
     journal_prefix,
 )
 from adr.launching import dissolve, end_all
@@ -124,7 +125,7 @@ def destroy_batch(runner: Runner, batch: str, purge: bool, progress: Progress) -
     if purge:
         if isinstance(runner.ledger, Forgetting):
             runner.ledger.forget(batch)
-        prefixes += [f"{batch}/", f"{LOGS}{batch}/", journal_prefix(batch)]
+        prefixes += [f"{batch}/", f"{LOGS}{batch}/", journal_prefix(batch), decided_prefix(batch)]
         prefixes += [f"{BATCHES}{batch}{end}" for end in (".", "+", "~")]
     _delete(runner, [bundle_key(batch)], prefixes, progress)
 

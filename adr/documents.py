@@ -9,8 +9,8 @@ from __future__ import annotations
 import types
 import typing
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -33,8 +33,7 @@ _BROKEN = (
 )
 
 
-@contextmanager
-def reading(what: str) -> Iterator[None]:
+def reading(what: str) -> AbstractContextManager[None]:
     """Turn what broken data raises within into one sentence that says of `what`.
 
     Raises
@@ -42,16 +41,28 @@ def reading(what: str) -> Iterator[None]:
     AdrError
         Instead of the errors of parsers, and of code that found another shape than expected.
     """
-    try:
-        yield
-    except AdrError as error:
+    return _Reading(what)
+
+
+class _Reading:
+    """A class, since a generator takes as long as reading a job does."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        what = self._what
         # What stands in something else is named with it.
-        if type(error) is not AdrError or str(error).startswith(what):
-            raise
-        raise AdrError(f"{what}: {error}") from error
-    except _BROKEN as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise AdrError(f"{what} is broken: {said[:_SAID_LETTERS]}") from error
+        if type(error) is AdrError and not str(error).startswith(what):
+            raise AdrError(f"{what}: {error}") from error
+        if isinstance(error, _BROKEN):
+            said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise AdrError(f"{what} is broken: {said[:_SAID_LETTERS]}") from error
 
 
 def known_fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,8 +98,10 @@ def _checks(kind: type) -> tuple[tuple[str, _Check], ...]:
 def _check(hint: Any) -> _Check:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        checks = [_check(part) for part in parts]
-        return lambda value: any(check(value) for check in checks)
+        kind, none = parts
+        assert none is type(None), f"{hint} is not one type or None"
+        optional = _check(kind)
+        return lambda value: value is None or optional(value)
     if origin is tuple:
         check = _check(parts[0])
         return lambda value: isinstance(value, tuple) and all(map(check, value))

@@ -21,12 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from adr.batch import BatchPlan
+from adr.batch import BatchPlan, new_batch_id
 from adr.errors import RunnerGone, UsageError
 from adr.history import Key, Wanted, past_batches
 from adr.keys import bundle_key
-from adr.manifest import Manifest, jobs_of
-from adr.models import Job, JobRecord, JobState, new_id, visible
+from adr.manifest import Manifest, job_ids
+from adr.models import Decision, Job, JobRecord, JobState, new_id, visible
 from adr.orders import order_destruction, read_orders
 from adr.progress import SILENT, Progress
 from adr.publish import Publisher
@@ -103,7 +103,7 @@ def run_batch(
         # Whatever lies there was left by a run that was killed, and this one may need no worker.
         workingdir = folder / RUNNER_FOLDER / "work"
         discard_tree(workingdir)
-        plan = plan.with_fingerprints(progress)
+        plan = plan.with_fingerprints(progress, new_batch_id(plan.root))
         wanted = Wanted(plan.jobs)
         survey = Survey(runner)
         history = _History(runner, survey, wanted, rerun)
@@ -129,13 +129,15 @@ def run_batch(
                 interrupted = was_interrupted()
         # What the ledger says counts, whatever this process has seen of it.
         batches = survey.manifests() if pending else {}
-        records = visible(runner.ledger.records({*batches, *(job.batch for job in pending)}))
-        _forget_bundles(runner, batches, records)
-        decided = [
-            (job, wanted.label(job), record)
+        found = visible(runner.ledger.decided({*batches, *(job.batch for job in pending)}))
+        _forget_bundles(runner, batches, found)
+        ended = [
+            (job, decision)
             for job in pending
-            if (record := records.get((job.batch, job.index))) and record.id == job.id
+            if (decision := found.get((job.batch, job.index)))
+            and decision.generation == job.generation
         ]
+        decided = _with_records(runner, wanted, ended)
         unpublished += publisher.publish(_with_results(decided))
         counts = Counter(record.state for _, _, record in decided)
         known = {job.id for job, _, _ in decided}
@@ -204,14 +206,12 @@ class _History:
     """
 
     def __init__(self, runner: Runner, survey: Survey, wanted: Wanted, rerun: bool) -> None:
-        done: dict[Key, tuple[Job, str, JobRecord]] = {}
+        done: dict[Key, tuple[Job, Decision]] = {}
         waiting: dict[Key, Job] = {}
         orders = read_orders(runner.store)
         for past in past_batches(runner, wanted, survey.manifests(), orders):
             if not rerun:
-                done |= {
-                    key: (job, wanted.label(job), rec) for key, (job, rec) in past.done.items()
-                }
+                done |= past.done
             left = {wanted.key(job): job for job in past.left}
             if not left:
                 continue
@@ -221,13 +221,24 @@ class _History:
             else:
                 waiting.update(left)
         #: Wanted jobs that have succeeded, with their labels and records.
-        self.done = [each for key, each in done.items() if key not in waiting]
+        self.done = _with_records(
+            runner, wanted, [each for key, each in done.items() if key not in waiting]
+        )
         #: Wanted jobs that wait in the runner.
         self.waiting = list(waiting.values())
         #: Indices of the wanted jobs that are neither.
         self.missing = [
             job.index for key, job in wanted.jobs.items() if key not in done and key not in waiting
         ]
+
+
+def _with_records(
+    runner: Runner, wanted: Wanted, done: Sequence[tuple[Job, Decision]]
+) -> list[tuple[Job, str, JobRecord]]:
+    decisions = [decision for _, decision in done]
+    found = runner.ledger.records({each.batch for each in decisions}, decisions)
+    records = {(*record.id, record.attempt): record for record in found}
+    return [(job, wanted.label(job), records[decision.record]) for job, decision in done]
 
 
 class _Follower:
@@ -306,15 +317,15 @@ def _groups(
 def _forget_bundles(
     runner: Runner,
     batches: Mapping[str, Sequence[Manifest]],
-    records: Mapping[tuple[str, int], JobRecord],
+    decided: Mapping[tuple[str, int], Decision],
 ) -> None:
     """Remove the bundles of batches that have nothing left to run."""
     over = [
         batch
         for batch, parts in batches.items()
         if all(
-            (record := records.get((batch, job.index))) and record.generation >= job.generation
-            for job in jobs_of(parts)
+            (decision := decided.get((batch, index))) and decision.generation >= generation
+            for index, generation, _ in job_ids(parts)
         )
     ]
     if over:

@@ -26,7 +26,8 @@ from adr.models import Job, JobRecord, JobState, new_id, visible
 from adr.orders import end_following, order_following
 from adr.runner import Runner
 from adr.stores.base import ObjectStore
-from adr.survey import JobView, Status, Survey
+from adr.survey import Survey
+from adr.views import JobView, Status
 
 __all__ = ["follow", "how_it_ended", "is_at_work", "output_of", "why_silent"]
 
@@ -263,12 +264,13 @@ class _Follower:
     def _look(self) -> JobRecord | None:
         """Return the record of the job if there is one."""
         began = time.monotonic()
-        status = self._survey.status(self._job.batch)
+        status = self._survey.status(self._job.batch, records=False)
         now = time.monotonic()
         slower_s = min(2 * self._look_pause_s, 3 * self._runner.orders_s)
         self._look_pause_s = max(slower_s, 10 * (now - began))
         self._look_at = now + self._look_pause_s
-        [view] = [view for view in status.jobs if view.job.index == self._job.index]
+        found = [view for view in status.jobs if view.job.index == self._job.index]
+        [view] = self._survey.with_records(found)
         if view.job.generation != self._job.generation:
             return self._queued_again(view)
         if view.record is None:
@@ -276,12 +278,13 @@ class _Follower:
         return view.record
 
     def _queued_again(self, view: JobView) -> JobRecord | None:
+        batch, ledger = [self._job.batch], self._runner.ledger
         before = visible(
-            record
-            for record in self._runner.ledger.records([self._job.batch])
-            if record.generation <= self._job.generation
+            each
+            for each in ledger.decided(batch)
+            if each.index == self._job.index and each.generation <= self._job.generation
         )
-        record = before.get((self._job.batch, self._job.index))
+        record = next(iter(ledger.records(batch, list(before.values()))), None)
         how = "adr logs -f follows its next run" if record else "its next run is followed as well"
         self._tell(f"{self._job.name} has been queued again: {how}")
         self._job, self._called_off = view.job, False

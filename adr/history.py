@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 from adr.joblimits import JobLimits
 from adr.manifest import Manifest, jobs_of
-from adr.models import Job, JobId, JobRecord, JobState, visible
+from adr.models import Decision, Job, JobId, JobState, visible
 from adr.orders import Orders
 from adr.runner import Runner
-from adr.survey import JobView, Survey
+from adr.survey import Survey
+from adr.views import JobView
 
 __all__ = ["Key", "Known", "PastBatch", "Wanted", "known_jobs", "past_batches"]
 
@@ -61,7 +62,7 @@ class PastBatch:
 
     batch: str
     #: Wanted jobs that have succeeded.
-    done: dict[Key, tuple[Job, JobRecord]] = field(default_factory=dict)
+    done: dict[Key, tuple[Job, Decision]] = field(default_factory=dict)
     #: Jobs, wanted or not, that have no outcome and are not called off.
     left: list[Job] = field(default_factory=list)
     #: Wanted jobs that have failed or are called off, unless the batch was destroyed.
@@ -71,24 +72,24 @@ class PastBatch:
 def past_batches(
     runner: Runner, wanted: Wanted, batches: Mapping[str, Sequence[Manifest]], orders: Orders
 ) -> list[PastBatch]:
-    """Look at batches, in their order, for what is wanted; reads their records."""
-    records = visible(runner.ledger.records(batches))
+    """Look at batches, in their order, for what is wanted."""
+    decided = visible(runner.ledger.decided(batches))
     found = []
     for batch, parts in batches.items():
         past = PastBatch(batch)
         for job in jobs_of(parts):
-            record = records.get((batch, job.index))
-            if record is None or record.generation < job.generation:
+            decision = decided.get((batch, job.index))
+            if decision is None or decision.generation < job.generation:
                 if not orders.against(job):
                     past.left.append(job)
                     continue
                 view = JobView(job, JobState.CANCELLED, None)
             else:
-                view = JobView(job, record.state, record)
+                view = JobView(job, decision.state, None, decision)
             if not wanted.includes(job):
                 continue
-            if record is not None and view.state is JobState.SUCCEEDED:
-                past.done[wanted.key(job)] = job, record
+            if decision is not None and view.state is JobState.SUCCEEDED:
+                past.done[wanted.key(job)] = job, decision
             elif batch not in orders.destroyed_batches:
                 past.over.append(view)
         found.append(past)
@@ -143,13 +144,17 @@ def known_jobs(
     holding = {
         batch: parts
         for batch, parts in batches.items()
-        if any(wanted.includes(job) for part in parts for job in part.jobs)
+        if any(wanted.includes(job) for part in parts for job in part.jobs())
     }
     known = Known()
     if not holding:
         return known
     # Of these nobody knows whether they were sent.
-    unsent = {job.id for manifest in survey.unsealed.values() for job in manifest.jobs}
+    unsent = {
+        (manifest.batch, index, generation)
+        for manifest in survey.unsealed.values()
+        for index, generation in manifest.ids()
+    }
     past = past_batches(runner, wanted, holding, orders)
     views = _views(survey, [job for each in past for job in each.left if wanted.includes(job)])
     for each in past:
@@ -183,5 +188,5 @@ def _views(survey: Survey, jobs: Iterable[Job]) -> dict[JobId, JobView]:
     batches = {batch for batch, _, _ in wanted}
     if not batches:
         return {}
-    views = survey.status(batches.pop() if len(batches) == 1 else None).jobs
+    views = survey.status(batches.pop() if len(batches) == 1 else None, records=False).jobs
     return {view.job.id: view for view in views if view.job.id in wanted}

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from adr.embedded import RunReport
     from adr.models import JobRecord, WorkerInfo
     from adr.queueing import QueueReport
-    from adr.survey import JobView, Status
     from adr.transfer import FetchReport
+    from adr.views import JobView, Status
 
 __all__ = [
     "INTERRUPTED",

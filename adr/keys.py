@@ -11,6 +11,7 @@
     _batches/<batch>~<n>.jsonl.gz, .seal        the n-th retry: jobs with a raised generation
     _batches/<batch>.unaccounted                jobs that were nowhere to be found, and since when
     _journal/<batch>/<worker>-<n>.jsonl         records (AWS)
+    _journal/decided/<batch>/<sha256>           that all jobs of these manifests are decided
     _cards/<batch>/<index>                      the unusual jobs (AWS)
     _logs/<batch>/<index>/<attempt>.log         output too large for the record
     _logs/followed/<batch>/<index>/<order>/…    output so far of a job that somebody follows
@@ -36,11 +37,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 __all__ = [
     "BATCHES",
     "CARDS",
     "CONTROL",
+    "DECIDED",
     "FOLLOWED",
     "FOLLOWS",
     "INSTALL",
@@ -58,6 +61,8 @@ __all__ = [
     "batch_of",
     "bundle_key",
     "card_key",
+    "decided_key",
+    "decided_prefix",
     "followed_key",
     "followed_prefix",
     "heartbeat_key",
@@ -93,6 +98,8 @@ SSH_HOSTS = WORKERS + "ssh/"
 INSTALL = "_install/"
 LAUNCHES = "_launches/"
 JOURNAL = "_journal/"
+#: No batch: their ids begin with the year. Here, since workers may write below it.
+DECIDED = JOURNAL + "decided/"
 CARDS = "_cards/"
 LOGS = "_logs/"
 #: Below it the same as below `FOLLOWS`, so that what nobody follows any more is found at once.
@@ -105,6 +112,7 @@ _BATCH = re.compile(r"[^/\0._][^/\0]*")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+=@, ()'!")
 
 
+@lru_cache(1024)
 def is_batch(text: str) -> bool:
     """Tell whether a text can be the id of a batch, and so name a folder and begin a key.
 
@@ -175,6 +183,26 @@ def journal_prefix(batch: str) -> str:
 def journal_key(batch: str, worker: str, number: int) -> str:
     """Return the key of one journal object of one worker."""
     return f"{journal_prefix(batch)}{worker}-{number}.jsonl"
+
+
+def decided_prefix(batch: str) -> str:
+    """Return what the keys begin with of all notes that jobs of a batch are decided."""
+    return f"{DECIDED}{batch}/"
+
+
+def decided_key(batch: str, manifests: Iterable[str]) -> str:
+    """Return the key of the note that all jobs of a batch are decided, as far as it is known.
+
+    Parameters
+    ----------
+    manifests : iterable of str
+        Keys of the manifests that there were: more of them are more jobs, or newer generations.
+    """
+    # Imported here as below: most of what spells keys needs no digest.
+    import hashlib
+
+    names = "\n".join(sorted(manifests)).encode("utf-8", "surrogateescape")
+    return decided_prefix(batch) + hashlib.sha256(names).hexdigest()
 
 
 def card_key(batch: str, index: int) -> str:

@@ -55,7 +55,7 @@ _CHUNK_BYTES = 1 << 20
 _Rules = tuple[tuple[str, "GitIgnoreSpec"], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """Describe a file, a link or a folder of a bundle, as it was when it was chosen."""
 
@@ -305,7 +305,9 @@ class _Chooser:
     def _force(self, name: str) -> tuple[str, ...]:
         """Have an input taken, and return the members that are this input alone."""
         folder, base = os.path.split(name)
-        name = os.path.join(self._real_folder(folder), base)
+        real = self._real_folder(folder)
+        if real != folder:
+            name = os.path.join(real, base)
         own = [name]
         is_link = os.path.islink(self._path(name))
         target = self._inside(os.path.realpath(self._path(name))) if is_link else None

@@ -14,7 +14,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
-from typing import Any
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from adr.documents import known_fields, reading
 from adr.errors import AdrError
@@ -23,6 +25,7 @@ from adr.keys import is_batch
 __all__ = [
     "CRASH_LIMIT",
     "SCHEMA",
+    "Decision",
     "Depth",
     "Job",
     "JobId",
@@ -75,8 +78,8 @@ def time_text(seconds: float | None) -> str | None:
     """Write a time as ISO 8601 in UTC with milliseconds, ``2026-11-20T09:12:00.123Z``."""
     if seconds is None:
         return None
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    minute, part_ms = divmod(round(seconds * 1e6) // 1000, 60_000)
+    return f"{_minute_text(minute)}:{part_ms // 1000:02d}.{part_ms % 1000:03d}Z"
 
 
 def moment_text(seconds: float) -> str:
@@ -88,7 +91,21 @@ def parse_time(text: str | None) -> float | None:
     """Read what `time_text` wrote."""
     if text is None:
         return None
+    if len(text) == 24 and text[16::3] == ":.Z":
+        # In whole milliseconds, so that it is the number that was written.
+        return (_minute_s(text[:16]) * 1000 + int(text[17:19]) * 1000 + int(text[20:23])) / 1000
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+# Of a batch nearly all times lie in few minutes, and the calendar takes long.
+@lru_cache(1024)
+def _minute_text(minute: int) -> str:
+    return datetime.fromtimestamp(minute * 60, timezone.utc).isoformat(timespec="minutes")[:16]
+
+
+@lru_cache(1024)
+def _minute_s(text: str) -> int:
+    return int(datetime.fromisoformat(text + "+00:00").timestamp())
 
 
 class JobState(str, enum.Enum):
@@ -114,6 +131,14 @@ class JobState(str, enum.Enum):
         return self.value
 
 
+_STATES = {state.value: state for state in JobState}
+
+
+def _state(word: str) -> JobState:
+    """Return the state of that name, in a fraction of the time that the enumeration takes."""
+    return _STATES.get(word) or JobState(word)
+
+
 #: So many lost workers are no accident any more.
 _SUSPECT = 3
 
@@ -121,7 +146,7 @@ _SUSPECT = 3
 JobId = tuple[str, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """Carry everything a worker needs to run one job; a worker never reads the manifest."""
 
@@ -178,11 +203,12 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object without the fields that have their default value."""
-        data: dict[str, Any] = {"schema": SCHEMA}
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            if value != spec.default:
-                data[spec.name] = value
+        named = zip(_JOB_NAMES, _job_values(self), _JOB_DEFAULTS, strict=True)
+        data: dict[str, Any] = {"schema": SCHEMA} | {
+            name: value
+            for name, value, default in named
+            if value is not default and value != default
+        }
         if self.env:
             data["env"] = dict(self.env)
         return data
@@ -202,6 +228,12 @@ class Job:
                 # Folders of workers are called like it.
                 raise ValueError(f"its batch is {job.batch!r:.50}, which can be the name of none")
             return job
+
+
+# Asked once, since there are very many jobs.
+_JOB_NAMES = tuple(spec.name for spec in fields(Job))
+_JOB_DEFAULTS = tuple(spec.default for spec in fields(Job))
+_job_values = attrgetter(*_JOB_NAMES)
 
 
 @dataclass(frozen=True)
@@ -236,7 +268,7 @@ class Lease:
         return self.lost >= max(1, min(_SUSPECT, self.job.crash_limit - 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ResultFile:
     """Name one stored result."""
 
@@ -247,8 +279,17 @@ class ResultFile:
     #: Permission bits, so that a result that is a program stays one.
     mode: int = 0o644
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object with every field."""
+        return {
+            "name": self.name,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+            "mode": self.mode,
+        }
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """Tell what became of one attempt; the durable truth about a job."""
 
@@ -316,8 +357,12 @@ class JobRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON object with every field; times as text."""
-        data: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        data: dict[str, Any] = {
+            "schema": SCHEMA,
+            **dict(zip(_RECORD_NAMES, _record_values(self), strict=True)),
+        }
         data["state"] = self.state.value
+        data["results"] = tuple([each.to_dict() for each in self.results])
         for key in _TIMES:
             data[key] = time_text(data[key])
         return data
@@ -329,7 +374,7 @@ class JobRecord:
         check_schema(data, what)
         with reading(what):
             values = {**data}
-            values["state"] = JobState(values["state"])
+            values["state"] = _state(values["state"])
             values["results"] = tuple(
                 ResultFile(**known_fields(ResultFile, each)) for each in values.get("results", ())
             )
@@ -340,6 +385,40 @@ class JobRecord:
 
 
 _TIMES = ("leased_at", "started_at", "ended_at", "stored_at")
+_RECORD_NAMES = tuple(spec.name for spec in fields(JobRecord))
+_record_values = attrgetter(*_RECORD_NAMES)
+
+
+class Decision(NamedTuple):
+    """Tell of a record what decides its job, and no more: there are very many."""
+
+    batch: str
+    # It hides the method of tuples, which nobody needs here.
+    index: int  # type: ignore[assignment]
+    generation: int
+    attempt: str
+    state: JobState
+    late: bool
+
+    @property
+    def record(self) -> tuple[str, int, int, str]:
+        """Return what names the record: batch, index, generation and attempt."""
+        return self[:4]
+
+    @classmethod
+    def read(
+        cls, batch: str, index: Any, generation: Any, attempt: Any, state: Any, late: Any
+    ) -> Decision:
+        """Make it of what stands in a stored record.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If that is no record.
+        """
+        if not (isinstance(index, int) and isinstance(generation, int) and type(attempt) is str):
+            raise TypeError(f"its job is {(index, generation, attempt)!r:.50}")
+        return cls(batch, index, generation, attempt, _state(state), bool(late))
 
 
 @dataclass(frozen=True)
@@ -426,7 +505,27 @@ class WorkerInfo:
 _PREFERENCE = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.CANCELLED: 2}
 
 
-def visible(records: Iterable[JobRecord]) -> dict[tuple[str, int], JobRecord]:
+class _Ranked(Protocol):
+    """What a record and a `Decision` have in common."""
+
+    @property
+    def batch(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def attempt(self) -> str: ...
+    @property
+    def state(self) -> JobState: ...
+    @property
+    def late(self) -> bool: ...
+
+
+_Record = TypeVar("_Record", bound=_Ranked)
+
+
+def visible(records: Iterable[_Record]) -> dict[tuple[str, int], _Record]:
     """Choose the one visible record of each job.
 
     The highest generation wins; then a record that is not late; then succeeded over failed
@@ -435,7 +534,7 @@ def visible(records: Iterable[JobRecord]) -> dict[tuple[str, int], JobRecord]:
 
     Parameters
     ----------
-    records : iterable of JobRecord
+    records : iterable of JobRecord or Decision
         Records of any jobs, in any order, duplicates included.
 
     Returns
@@ -443,10 +542,14 @@ def visible(records: Iterable[JobRecord]) -> dict[tuple[str, int], JobRecord]:
     dict
         The record of each job that has one, by batch and index.
     """
-    best: dict[tuple[str, int], tuple[tuple[int, bool, int, str], JobRecord]] = {}
+    best: dict[tuple[str, int], _Record] = {}
     for record in records:
-        rank = (-record.generation, record.late, _PREFERENCE[record.state], record.attempt)
         place = (record.batch, record.index)
-        if place not in best or rank < best[place][0]:
-            best[place] = (rank, record)
-    return {place: record for place, (_, record) in best.items()}
+        known = best.get(place)
+        if known is None or _rank(record) < _rank(known):
+            best[place] = record
+    return best
+
+
+def _rank(record: _Ranked) -> tuple[int, bool, int, str]:
+    return (-record.generation, record.late, _PREFERENCE[record.state], record.attempt)

@@ -28,7 +28,7 @@ from typing import Any
 from adr.documents import reading
 from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
 from adr.keys import CONTROL, FOLLOWS, TOMBSTONE
-from adr.models import SCHEMA, Job, check_schema, new_id, time_text
+from adr.models import SCHEMA, Job, JobId, check_schema, new_id, time_text
 from adr.stores.base import ObjectStore
 
 __all__ = [
@@ -88,11 +88,13 @@ class Orders:
     #: Whose output somebody reads.
     follows: tuple[Follow, ...] = ()
 
-    def against(self, job: Job) -> str:
+    def against(self, job: Job | JobId) -> str:
         """Return why a job is not to be run any more, in words; empty where it is."""
-        if job.batch in self.destroyed_batches:
+        batch, index, generation = job.id if isinstance(job, Job) else job
+        if batch in self.destroyed_batches:
             return "its batch was destroyed"
-        return "cancelled" if _covers(self.cancelled.get(job.batch, ()), job) else ""
+        covered = _covers(self.cancelled.get(batch, ()), index, generation)
+        return "cancelled" if covered else ""
 
 
 class OrderBook:
@@ -273,9 +275,9 @@ def _merged(spans: Iterable[_Span]) -> tuple[_Span, ...]:
     return tuple(merged)
 
 
-def _covers(spans: tuple[_Span, ...], job: Job) -> bool:
-    place = bisect.bisect_right(spans, job.index, key=lambda span: span[0]) - 1
+def _covers(spans: tuple[_Span, ...], index: int, generation: int) -> bool:
+    place = bisect.bisect_right(spans, index, key=lambda span: span[0]) - 1
     if place < 0:
         return False
-    _, last, generation = spans[place]
-    return job.index <= last and job.generation <= generation
+    _, last, newest = spans[place]
+    return index <= last and generation <= newest

@@ -32,7 +32,8 @@ from adr.progress import SILENT, Progress
 from adr.runner import Runner
 from adr.sending import finish_sending, has_inputs, queue_again, seal
 from adr.stores.base import Streaming
-from adr.survey import JobView, Survey
+from adr.survey import Survey
+from adr.views import JobView
 
 __all__ = [
     "NewBatch",
@@ -102,7 +103,7 @@ def queue_batch(
     """
     runner.ledger.send([])
     if any(job.fingerprint is None for job in plan.jobs):
-        plan = plan.with_fingerprints(progress)
+        plan = plan.with_fingerprints(progress, new_batch_id(plan.root))
     survey = Survey(runner)
     batches = survey.manifests()
     if survey.is_destroyed:
@@ -143,7 +144,8 @@ def queue_batch(
 
 def queue_new(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) -> NewBatch:
     """Bundle the inputs of a plan and queue all its jobs as a new batch."""
-    plan = plan.with_batch(new_batch_id(plan.root))
+    if not plan.jobs[0].batch:
+        plan = plan.with_batch(new_batch_id(plan.root))
     batch = plan.jobs[0].batch
     how: Any = {"compress": runner.compress, "progress": progress}
     if isinstance(runner.store, Streaming):
@@ -245,10 +247,11 @@ def _finish_queueing(
     """
     found: dict[Key, str] = {}
     for name, manifest in unsealed.items():
-        live = [job for job in manifest.jobs if not orders.against(job)]
+        jobs = tuple(manifest.jobs())
+        live = [job for job in jobs if not orders.against(job)]
         keys = {wanted.key(job) for job in live}
         if live and all(map(wanted.may_be, live)) and keys.isdisjoint(found):
-            finish_sending(runner, name, manifest.jobs, progress, again=True)
+            finish_sending(runner, name, jobs, progress, again=True)
             found |= dict.fromkeys(keys, batch_of(name))
     return found
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adr.choosing import choose_jobs
 from adr.errors import AdrError, UsageError
 from adr.models import Job, JobRecord, JobState
 from adr.progress import SILENT, Progress
 from adr.runner import Runner, open_runner
-from adr.survey import JobView, Status, Survey, choose_jobs
+from adr.survey import Survey
+from adr.views import JobView, Status
 
 if TYPE_CHECKING:
     from adr.transfer import FetchReport
@@ -23,7 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["download", "logs", "status"]
 
 
-def status(runner_id: str, region_name: str | None = None, *, batch: str | None = None) -> Status:
+def status(
+    runner_id: str,
+    region_name: str | None = None,
+    *,
+    batch: str | None = None,
+    jobs: bool = True,
+) -> Status:
     """Tell what became of every job, and who works.
 
     Parameters
@@ -34,8 +43,10 @@ def status(runner_id: str, region_name: str | None = None, *, batch: str | None 
         Amazon region identifier
     batch : str, optional
         Look at this batch only.
+    jobs : bool, optional
+        Show each job as well; counting very many takes a fraction of that [default: True]
     """
-    return Survey(open_runner(runner_id, region_name)).status(batch)
+    return Survey(open_runner(runner_id, region_name)).status(batch, jobs=jobs)
 
 
 def logs(
@@ -74,12 +85,12 @@ def logs(
 
     runner = open_runner(runner_id, region_name)
     survey = Survey(runner)
-    status = survey.status()
+    status = survey.status(records=False)
     found = [view for view in status.jobs if job in (view.job.name, view.job.label)]
     found = found or [view for view in status.jobs if job == str(view.job.index)]
     if not found:
         raise UsageError(f"there is no job {job!r}: adr status --jobs shows all")
-    view = found[-1]
+    (view,) = survey.with_records(found[-1:])
     why = following.why_silent(view, runs=following.is_at_work(status, view.job))
     if why:
         raise AdrError(why)
@@ -166,10 +177,11 @@ def download(
     except re.error as error:
         raise UsageError(f"--match={match!r} is no regular expression: {error}") from error
     runner = open_runner(runner_id, region_name)
-    views = choose_jobs(Survey(runner).outcomes(batch), [] if job is None else [job])
+    survey = Survey(runner)
+    views = choose_jobs(survey.outcomes(batch), [] if job is None else [job])
     items = [
         item
-        for view in views
+        for view in survey.with_records(views)
         if view.record is not None
         for item, result in zip(
             fetches(
@@ -184,6 +196,6 @@ def download(
     ]
     names = [item.name for item in items]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, number in Counter(names).items() if number > 1)
         raise UsageError(f"several jobs have a result {twice}: download without --flat")
     return fetch(runner.store, items, Path(path), overwrite=overwrite, progress=progress)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adr.choosing import choose_jobs
 from adr.embedded import output_folder
 from adr.errors import AdrError, RunnerGone, UsageError
 from adr.joblimits import check_limit
@@ -23,7 +24,8 @@ from adr.orders import Orders, read_orders
 from adr.progress import SILENT, Progress
 from adr.runner import Runner, open_runner
 from adr.sending import finish_sending, has_inputs, queue_again, raised
-from adr.survey import JobView, Survey, choose_jobs
+from adr.survey import Survey
+from adr.views import JobView
 
 __all__ = ["RetryReport", "dead_letters", "retry"]
 
@@ -174,7 +176,10 @@ def retry(
     if orders.destroyed:
         raise RunnerGone(f"the runner {runner.id} has been destroyed, only its results are left")
     survey = Survey(runner)
-    meant = choose_jobs(survey.status(batch).jobs, names)
+    meant = choose_jobs(survey.status(batch, records=False).jobs, names)
+    if exit_code is not None:
+        ended = iter(survey.with_records([each for each in meant if _has_failed(each)]))
+        meant = [next(ended) if _has_failed(each) else each for each in meant]
     views = [view for view in meant if kinds.include(view)]
     kept = [] if dry_run else _finish_retries(runner, survey, batch, orders, progress)
     done: list[Job] = []
@@ -237,8 +242,9 @@ def _finish_retries(
             and batch in (None, manifest.batch)
             and manifest.batch not in orders.destroyed_batches
         ):
-            finish_sending(runner, name, manifest.jobs, progress, again=True)
-            found += [job for job in manifest.jobs if not orders.against(job)]
+            jobs = tuple(manifest.jobs())
+            finish_sending(runner, name, jobs, progress, again=True)
+            found += [job for job in jobs if not orders.against(job)]
     return found
 
 
@@ -261,6 +267,10 @@ def _by_batch(views: Iterable[JobView]) -> dict[str, list[JobView]]:
     for view in views:
         found.setdefault(view.job.batch, []).append(view)
     return found
+
+
+def _has_failed(view: JobView) -> bool:
+    return view.state is JobState.FAILED
 
 
 def _is_left(view: JobView) -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from adr.errors import AdrError, RunnerGone, Unavailable, UsageError
 from adr.ledgers.base import Ledger
 from adr.models import SCHEMA, check_schema
+from adr.objectcache import ObjectCache
 from adr.roster import DEAD_AFTER_S, HEARTBEAT_S, Roster, WorkerLocks
 from adr.stores.base import ObjectStore
 
@@ -78,6 +79,8 @@ class Runner:
     most_leased: float = math.inf
     #: Folder where large files on their way to the store are best made; None: anywhere.
     scratch: Path | None = None
+    #: Where copies of what is read are kept for the next process; None: nowhere.
+    cache: ObjectCache | None = None
     #: Where its workers can be launched: what opens each kind of fleet, the usual one first.
     fleets: Mapping[str, Callable[[], Fleet]] = field(default_factory=dict)
 
@@ -298,11 +301,13 @@ def _open_aws(
         connection = Connection.from_resources(runner_id, s3=s3, sqs=sqs)
     store = S3Store(connection)
     roster = Roster(store, dead_after_s=dead_after_s)
+    # Those who look come again and again; a worker reads on in one process.
+    cache = ObjectCache(runner_id) if worker is None else None
     return Runner(
         id=runner_id,
         kind="aws",
         store=store,
-        ledger=AwsLedger(MessageQueue(connection), store, roster, worker, **times),
+        ledger=AwsLedger(MessageQueue(connection), store, roster, worker, cache, **times),
         roster=roster,
         remove=store.destroy,
         heartbeat_s=(heartbeat_s / 3, heartbeat_s),
@@ -310,6 +315,7 @@ def _open_aws(
         compress=True,
         retention_s=RETENTION_S,
         most_leased=MOST_IN_FLIGHT,
+        cache=cache,
         fleets={
             "ec2": partial(_fleet, "adr.fleets.ec2.fleet:Ec2Fleet", connection, store),
             "ssh": partial(_fleet, "adr.fleets.ssh:SshFleet", connection, store),

@@ -26,7 +26,8 @@ from adr.models import SCHEMA, Job, new_id
 from adr.orders import Orders
 from adr.progress import Progress
 from adr.runner import Runner
-from adr.survey import JobView, Survey
+from adr.survey import Survey
+from adr.views import JobView
 
 __all__ = ["Limits", "finish_sending", "has_inputs", "queue_again", "raised", "seal"]
 
@@ -114,8 +115,9 @@ def queue_again(
         except Conflict:
             # Ours after all, where the answer to an earlier try of the same write was lost.
             if runner.store.read(manifest_key(name)).body != body:
-                now = {view.job.id: view for view in survey.status(batch).jobs}
-                views = [view for view in views if now.get(view.job.id) == view]
+                found = survey.status(batch, records=False).jobs
+                now = {view.job.id: view.state for view in found}
+                views = [view for view in views if now.get(view.job.id) is view.state]
                 continue
         # Whoever retries meanwhile takes this for cut off, and sends these jobs as well.
         finish_sending(runner, name, jobs, progress, again=True)

@@ -8,149 +8,75 @@ look at that makes a job unaccounted, two that are well apart make it lost.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import logging
+import math
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from adr.documents import reading
-from adr.errors import AdrError, NotFound, RunnerGone, ServiceError, UsageError
+from adr.advice import notes_on_all, notes_on_batch, notes_on_leases
+from adr.errors import RunnerGone, ServiceError, UsageError
 from adr.keys import (
     BATCHES,
+    DECIDED,
     MANIFEST,
     TOMBSTONE,
     UNACCOUNTED,
     batch_of,
+    decided_key,
     manifest_key,
     retry_number,
     unaccounted_key,
     unsealed_names,
 )
 from adr.ledgers.base import DeadLetters
-from adr.manifest import Manifest, jobs_of, read_manifest
-from adr.models import SCHEMA, Job, JobId, JobRecord, JobState, WorkerInfo, visible
-from adr.orders import OrderBook
+from adr.manifest import Manifest, job_ids, jobs_of, read_header, read_manifest
+from adr.missing import LOST_AFTER_S, MissingJobs
+from adr.models import SCHEMA, Decision, JobRecord, JobState, visible
+from adr.orders import OrderBook, Orders
 from adr.runner import Runner
+from adr.stores.base import ObjectInfo
+from adr.views import OVER, BatchStatus, Counts, JobView, Status
 
-__all__ = ["BatchStatus", "Counts", "JobView", "Status", "Survey", "choose_jobs"]
+__all__ = ["Survey"]
 
 _log = logging.getLogger(__name__)
 
-_DAY_S = 24 * 3600.0
-#: How long before a queue forgets a job we begin to say so.
-_WARN_BEFORE_S = 4 * _DAY_S
 #: A batch that has not been sent whole by then was given up by whoever queued it.
 _SENDING_S = 600.0
-#: As long as the counts of SQS take to be right, and more.
-_LOST_AFTER_S = 90.0
-#: From this part of what can be leased on, some get none; the count is approximate.
-_NEARLY = 0.95
+#: Workers that find nothing to do read the records of so many jobs a second, all together: about
+#: a hundred objects a second where each worker has done a few hundred jobs.
+_SPREAD_JOBS_PER_S = 20_000
+_SHORTEST_SPREAD_S = 1.0
+_LONGEST_SPREAD_S = 600.0
 _READERS = 8
 
 
-@dataclass
-class Counts:
-    """Count jobs by state; the states sum to `jobs`."""
-
-    jobs: int = 0
-    queued: int = 0
-    running: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    lost: int = 0
-    unaccounted: int = 0
-
-    def add(self, state: JobState) -> None:
-        """Count one job."""
-        self.jobs += 1
-        setattr(self, state.value, getattr(self, state.value) + 1)
-
-    @property
-    def undecided(self) -> int:
-        """Return how many jobs have no outcome yet."""
-        return self.jobs - self.succeeded - self.failed - self.cancelled
-
-
 @dataclass(frozen=True)
-class JobView:
-    """Show one job: what was asked, where it is, and its visible record if it is decided."""
+class _Look:
+    """Hold what one look has found."""
 
-    job: Job
-    state: JobState
-    record: JobRecord | None
+    #: Without its jobs.
+    status: Status
+    manifests: dict[str, list[Manifest]]
+    #: Of each batch the states of its jobs in the order of `jobs_of`.
+    states: dict[str, list[JobState]]
+    #: What decides those that are decided, by batch and index.
+    decided: dict[tuple[str, int], Decision]
 
-    @property
-    def is_undecided(self) -> bool:
-        """Tell whether it has no outcome, and is not called off."""
-        return self.record is None and self.state is not JobState.CANCELLED
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object: the fields of the record, completed by those of the job."""
-        job = self.job
-        data: dict[str, Any] = {
-            **job.names(),
-            "input": job.input,
-            "command": job.command,
-        }
-        if self.record:
-            data.update(self.record.to_dict())
-            del data["schema"]
-        data["state"] = self.state.value
-        return data
-
-
-@dataclass
-class BatchStatus(Counts):
-    """Count the jobs of one batch."""
-
-    batch: str = ""
-    #: False while, or where, queueing it was cut off.
-    sealed: bool = True
-    #: Whether it was destroyed by itself: what was undecided then is called off.
-    destroyed: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object that begins with the name."""
-        data = asdict(self)
-        return {"batch": data.pop("batch"), **data}
-
-
-@dataclass
-class Status:
-    """Tell the state of a runner."""
-
-    runner: str
-    totals: Counts
-    batches: list[BatchStatus]
-    workers: list[WorkerInfo]
-    jobs: list[JobView]
-    #: Sentences that somebody should read.
-    notes: list[str] = field(default_factory=list)
-    paused: bool = False
-    #: Jobs that are called off, and that workers have still to end.
-    ending: int = 0
-
-    def to_dict(self, jobs: bool = False) -> dict[str, Any]:
-        """Return what ``adr status --json`` prints, with ``--jobs`` where `jobs`."""
-        workers = [worker.to_dict() for worker in self.workers]
-        data: dict[str, Any] = {
-            "schema": SCHEMA,
-            "runner": self.runner,
-            "paused": self.paused,
-            "totals": asdict(self.totals),
-            "batches": [batch.to_dict() for batch in self.batches],
-            "workers": workers,
-        }
-        if jobs:
-            data["jobs"] = [view.to_dict() for view in self.jobs]
-        return data
+    def views(self) -> Iterator[JobView]:
+        """Yield the jobs, without their records."""
+        for batch, parts in self.manifests.items():
+            for job, state in zip(jobs_of(parts), self.states[batch], strict=True):
+                decision = self.decided.get((batch, job.index)) if state in OVER else None
+                if decision and decision.generation < job.generation:
+                    decision = None
+                yield JobView(job, state, None, decision)
 
 
 class Survey:
@@ -164,14 +90,17 @@ class Survey:
         Seconds between two looks at which a job is unaccounted before it is called lost.
     """
 
-    def __init__(self, runner: Runner, lost_after_s: float = _LOST_AFTER_S) -> None:
+    def __init__(self, runner: Runner, lost_after_s: float = LOST_AFTER_S) -> None:
         self._runner = runner
-        self._lost_after_s = lost_after_s
+        self._missing = MissingJobs(runner.store, lost_after_s)
         self._orders = OrderBook(runner.store)
         self._manifests: dict[str, Manifest] = {}
         self._keys: list[str] = []
         self._unsealed: set[str] = set()
         self._noted: set[str] = set()
+        self._records: dict[tuple[str, int, int, str], JobRecord] = {}
+        #: From when on the records of a batch are read to tell whether it is decided.
+        self._read_at: dict[str, float] = {}
         self._guard = threading.Lock()
 
     def manifests(self, batch: str | None = None) -> dict[str, list[Manifest]]:
@@ -186,16 +115,20 @@ class Survey:
             Read the manifests of this batch only.
         """
         with self._guard:
-            keys = [entry.key for entry in self._runner.store.list(BATCHES + (batch or ""))]
+            entries = list(self._runner.store.list(BATCHES + (batch or "")))
+            keys = [entry.key for entry in entries]
             self._keys = keys
             self._unsealed = unsealed_names(keys)
             self._noted = {key for key in keys if key.endswith(UNACCOUNTED)}
-            fresh = [key for key in keys if key.endswith(MANIFEST) and key not in self._manifests]
+            fresh = [
+                entry
+                for entry in entries
+                if entry.key.endswith(MANIFEST) and entry.key not in self._manifests
+            ]
             if fresh:
                 with ThreadPoolExecutor(_READERS) as pool:
-                    documents = pool.map(self._runner.store.read, fresh)
-                    for key, document in zip(fresh, documents, strict=True):
-                        self._manifests[key] = read_manifest(document.body, key)
+                    for manifest in pool.map(self._read_manifest, fresh):
+                        self._manifests[manifest.key] = manifest
             found: dict[str, list[Manifest]] = {}
             # Ids tell the minute only: of two batches in one, they do not tell the older.
             for manifest in sorted(
@@ -205,6 +138,17 @@ class Survey:
                 if batch in (None, manifest.batch):
                     found.setdefault(manifest.batch, []).append(manifest)
             return found
+
+    def _read_manifest(self, entry: ObjectInfo) -> Manifest:
+        cache = self._runner.cache
+        kept = cache.get(entry.key) if cache else None
+        if kept and kept[0] == entry.etag:
+            return read_header(kept[1], entry.key)
+        document = self._runner.store.read(entry.key)
+        manifest = read_manifest(document.body, entry.key)
+        if cache:
+            cache.put(entry.key, document.etag, document.body)
+        return manifest
 
     def is_sealed(self, batch: str) -> bool:
         """Tell whether `manifests` has found the batch to be sent whole, and its retries too."""
@@ -242,25 +186,61 @@ class Survey:
             if batch not in called_off
         )
 
-    def is_decided(self) -> bool:
+    def is_decided(self) -> bool | None:
         """Tell whether every job of every batch has an outcome or is called off, and all are sent.
 
-        Batches that were destroyed do not count.
+        Batches that were destroyed do not count. Who has proved it for a batch leaves a note, so
+        that the others need not read its records. They would all do so at the same moment, when
+        the queue is empty: of large batches each reads the records only after a time of its own.
+
+        Returns
+        -------
+        bool or None
+            None where it is not time yet to read them: it is worth asking again soon.
         """
         manifests = self.manifests()
         orders = self._orders.read()
         batches = [batch for batch in manifests if batch not in orders.destroyed_batches]
-        if not all(self.is_sealed(batch) for batch in batches):
+        if not all(map(self.is_sealed, batches)):
             return False
-        decided = visible(self._runner.ledger.records(batches))
+        store = self._runner.store
+        proved = {entry.key for entry in store.list(DECIDED)} if batches else set()
+        for batch in batches:
+            parts = manifests[batch]
+            key = decided_key(batch, [part.key for part in parts])
+            if key in proved:
+                continue
+            if not self._is_time_to_read(batch, parts):
+                return None
+            if not self._is_batch_decided(batch, parts, orders):
+                return False
+            # Who may only read is not to be kept from looking.
+            with suppress(ServiceError):
+                store.write(key, json.dumps({"schema": SCHEMA}).encode())
+        return True
+
+    def _is_time_to_read(self, batch: str, parts: Sequence[Manifest]) -> bool:
+        """Tell whether the records of a batch may be read: at once, or from some moment on."""
+        if batch not in self._read_at:
+            longest_s = sum(part.count for part in parts) / _SPREAD_JOBS_PER_S
+            if longest_s < _SHORTEST_SPREAD_S:
+                return True
+            wait_s = random.uniform(0, min(longest_s, _LONGEST_SPREAD_S))
+            self._read_at[batch] = time.monotonic() + wait_s
+        return time.monotonic() >= self._read_at[batch]
+
+    def _is_batch_decided(self, batch: str, parts: Sequence[Manifest], orders: Orders) -> bool:
+        newest: dict[int, int] = {}
+        for each in self._runner.ledger.decided([batch]):
+            if newest.get(each.index, -1) < each.generation:
+                newest[each.index] = each.generation
         return all(
-            _is_decided(job, decided.get((batch, job.index))) or orders.against(job)
-            for batch in batches
-            for job in jobs_of(manifests[batch])
+            newest.get(index, -1) >= generation or orders.against((batch, index, generation))
+            for index, generation, _ in job_ids(parts)
         )
 
     def outcomes(self, batch: str | None = None) -> list[JobView]:
-        """Return the jobs that are decided, of one batch or all.
+        """Return the jobs that are decided, of one batch or all; without their records.
 
         Raises
         ------
@@ -268,27 +248,59 @@ class Survey:
             If there is no such batch.
         """
         manifests = self._manifests_of(batch)
-        decided = visible(self._runner.ledger.records(manifests))
+        decided = visible(self._runner.ledger.decided(manifests))
         return [
-            JobView(job, record.state, record)
+            JobView(job, found.state, None, found)
             for name, parts in manifests.items()
             for job in jobs_of(parts)
-            if (record := decided.get((name, job.index))) and _is_decided(job, record)
+            if (found := decided.get((name, job.index))) and found.generation >= job.generation
         ]
 
-    def status(self, batch: str | None = None) -> Status:
+    def status(
+        self, batch: str | None = None, *, jobs: bool = True, records: bool = True
+    ) -> Status:
         """Read everything once and count.
 
         Parameters
         ----------
         batch : str, optional
             Look at this batch only.
+        jobs : bool, optional
+            Show each job. Without, the status of many costs a fraction.
+        records : bool, optional
+            Show with each job its record; without, `with_records` can add it.
 
         Raises
         ------
         UsageError
             If there is no such batch.
         """
+        look = self._look(batch)
+        if jobs:
+            views = list(look.views())
+            look.status.jobs = self.with_records(views) if records else views
+        return look.status
+
+    def with_records(self, views: Sequence[JobView]) -> list[JobView]:
+        """Return the same jobs, those that are decided with their records.
+
+        Those of the last call are not read again, since a record never changes.
+        """
+        wanted = {view.decision.record: view.decision for view in views if view.decision}
+        known = {name: self._records[name] for name in wanted if name in self._records}
+        missing = [decision for name, decision in wanted.items() if name not in known]
+        if missing:
+            batches = dict.fromkeys(decision.batch for decision in missing)
+            for record in self._runner.ledger.records(batches, missing):
+                name = (*record.id, record.attempt)
+                known[name] = record
+        self._records = known
+        return [
+            replace(view, record=known.get(view.decision.record)) if view.decision else view
+            for view in views
+        ]
+
+    def _look(self, batch: str | None) -> _Look:
         runner = self._runner
         manifests = self._manifests_of(batch)
         workers = runner.roster.alive()
@@ -300,101 +312,53 @@ class Survey:
             depth, empty, gone = None, False, True
         dead = 0 if gone else _count_dead(runner)
         # After the queue, so that no job can be in neither.
-        decided = visible(runner.ledger.records(manifests))
+        decided = visible(runner.ledger.decided(manifests))
         running = {
             (slot.batch, slot.index, slot.generation)
             for worker in workers
             for slot in worker.running
         }
         status = Status(runner.id, Counts(), [], workers, [], paused=orders.paused)
+        found: dict[str, list[JobState]] = {}
         for name, parts in manifests.items():
             destroyed = name in orders.destroyed_batches
             counts = BatchStatus(batch=name, sealed=self.is_sealed(name), destroyed=destroyed)
-            views = []
-            for job in jobs_of(parts):
-                record = decided.get((name, job.index))
-                if record and _is_decided(job, record):
-                    state = record.state
-                elif gone or orders.against(job):
-                    record, state = None, JobState.CANCELLED
-                    status.ending += job.id in running
-                elif job.id in running:
-                    record, state = None, JobState.RUNNING
-                elif empty and counts.sealed:
-                    record, state = None, JobState.UNACCOUNTED
+            waits = JobState.UNACCOUNTED if empty and counts.sealed else JobState.QUEUED
+            states: list[JobState] = []
+            missing: dict[tuple[int, int], int] = {}
+            oldest = math.inf
+            for index, generation, manifest in job_ids(parts):
+                decision = decided.get((name, index))
+                if decision is not None and decision.generation >= generation:
+                    states.append(decision.state)
+                    continue
+                job = name, index, generation
+                if gone or orders.against(job):
+                    states.append(JobState.CANCELLED)
+                    status.ending += job in running
+                    continue
+                oldest = min(oldest, manifest.created)
+                if job in running:
+                    states.append(JobState.RUNNING)
                 else:
-                    record, state = None, JobState.QUEUED
-                views.append(JobView(job, state, record))
-            for view in self._with_lost(name, views):
-                counts.add(view.state)
-                status.totals.add(view.state)
-                status.jobs.append(view)
+                    if waits is JobState.UNACCOUNTED:
+                        missing[index, generation] = len(states)
+                    states.append(waits)
+            noted = unaccounted_key(name) in self._noted
+            if missing or noted:
+                for each in self._missing.lost(name, missing, noted=noted):
+                    states[missing[each]] = JobState.LOST
+            found[name] = states
+            for state in JobState:
+                counts.add(state, states.count(state))
+                status.totals.add(state, states.count(state))
             status.batches.append(counts)
             if counts.undecided:
-                since = {job.id: part.created for part in parts for job in part.jobs}
-                oldest = min(since[each.job.id] for each in views if each.is_undecided)
-                status.notes += _notes_on(oldest, counts, runner.retention_s)
-        if status.ending:
-            ending = (
-                "that is cancelled still runs until its worker ends it",
-                "that are cancelled still run until their workers end them",
-            )
-            status.notes.append(_jobs(status.ending, *ending))
-        if dead:
-            status.notes.append(
-                f"the queue has given up {_messages(dead)} that came back too often: "
-                f"adr failures --dead lists them, adr retry --dead sends them again"
-            )
-        if depth and depth.waiting and depth.in_flight > _NEARLY * runner.most_leased:
-            status.notes.append(
-                f"about {depth.in_flight:,} jobs are leased, and the queue of a runner lends "
-                f"{runner.most_leased:,} at a time: more workers, or slots, get none of those that "
-                f"wait; divide what is queued next among several runners"
-            )
-        if gone:
-            status.notes.append("the runner has been destroyed: only what it has done is left")
-        elif orders.paused:
-            status.notes.append("the runner is paused, and nothing begins: adr resume")
-        elif status.totals.queued and not workers:
-            status.notes.append(
-                f"{_jobs(status.totals.queued, 'waits', 'wait')} and no worker runs"
-            )
-        return status
-
-    def _with_lost(self, batch: str, views: list[JobView]) -> list[JobView]:
-        """Tell those jobs as lost that are unaccounted, and were so at an earlier look.
-
-        What was unaccounted at a look is noted, with the time of the first such look.
-        """
-        key = unaccounted_key(batch)
-        missing = [_noted_as(view.job) for view in views if view.state is JobState.UNACCOUNTED]
-        if not missing and key not in self._noted:
-            return views
-        store = self._runner.store
-        known: dict[str, float] = {}
-        if key in self._noted:
-            try:
-                with reading(f"the note {key}"):
-                    found = json.loads(store.read(key).body)["since"]
-                    known = {index: float(since) for index, since in found.items()}
-            except (RunnerGone, ServiceError):
-                raise
-            except NotFound:
-                pass
-            except AdrError as error:
-                _log.warning("%s: it is written anew", error)
-        now = time.time()
-        # A look cannot have been later than this one: its clock was ahead, or set back since.
-        since = {index: min(known.get(index, now), now) for index in missing}
-        if since != known:
-            # Who may only read is not to be kept from looking.
-            with suppress(ServiceError):
-                store.write(key, json.dumps({"schema": SCHEMA, "since": since}).encode())
-        lost = {index for index in since.keys() & known if now - since[index] >= self._lost_after_s}
-        return [
-            replace(view, state=JobState.LOST) if _noted_as(view.job) in lost else view
-            for view in views
-        ]
+                status.notes += notes_on_batch(counts, time.time() - oldest, runner.retention_s)
+        if depth and depth.waiting:
+            status.notes += notes_on_leases(depth.in_flight, runner.most_leased)
+        status.notes += notes_on_all(status, dead, gone=gone)
+        return _Look(status, manifests, found, decided)
 
     def _manifests_of(self, batch: str | None) -> dict[str, list[Manifest]]:
         manifests = self.manifests(batch)
@@ -403,85 +367,9 @@ class Survey:
         return manifests
 
 
-def choose_jobs(views: Sequence[JobView], patterns: Sequence[str]) -> list[JobView]:
-    """Return the jobs, of those in `views`, that any pattern names; without any, all of them.
-
-    A job is named by label or ``batch/label``; what is no name is a number, and else a glob.
-
-    Raises
-    ------
-    UsageError
-        If there is no job of one of these names.
-    """
-    if not patterns:
-        return list(views)
-    # A shell may have made a hundred thousand names of one pattern.
-    named: dict[str, list[JobView]] = {}
-    numbered: dict[str, list[JobView]] = {}
-    for view in views:
-        numbered.setdefault(str(view.job.index), []).append(view)
-        for name in (view.job.label, view.job.name):
-            named.setdefault(name, []).append(view)
-    chosen: dict[JobId, JobView] = {}
-    for pattern in patterns:
-        found = named.get(pattern) or numbered.get(pattern) or _matching(views, pattern)
-        if not found:
-            raise UsageError(f"no job is named like {pattern!r}: adr status --jobs shows all")
-        chosen.update((view.job.id, view) for view in found)
-    return [view for view in views if view.job.id in chosen]
-
-
-def _matching(views: Sequence[JobView], glob: str) -> list[JobView]:
-    return [
-        view
-        for view in views
-        if any(fnmatch.fnmatchcase(name, glob) for name in (view.job.label, view.job.name))
-    ]
-
-
-def _noted_as(job: Job) -> str:
-    """Return what stands for a job in the note on what is unaccounted; another after a retry."""
-    return f"{job.index}~{job.generation}" if job.generation else str(job.index)
-
-
-def _is_decided(job: Job, record: JobRecord | None) -> bool:
-    return record is not None and record.generation >= job.generation
-
-
 def _count_dead(runner: Runner) -> int:
     """Count the messages that the queue has given up, where it does and lets us know."""
     if isinstance(runner.ledger, DeadLetters):
         with suppress(ServiceError, RunnerGone):
             return runner.ledger.count_dead()
     return 0
-
-
-def _messages(number: int) -> str:
-    return "1 message" if number == 1 else f"{number:,} messages"
-
-
-def _jobs(number: int, one: str, many: str) -> str:
-    return f"1 job {one}" if number == 1 else f"{number:,} jobs {many}"
-
-
-def _notes_on(created: float, counts: BatchStatus, retention_s: float) -> Iterator[str]:
-    are = (f"of {counts.batch} is", f"of {counts.batch} are")
-    have = (f"of {counts.batch} has", f"of {counts.batch} have")
-    if not counts.sealed:
-        yield (
-            f"queueing {counts.batch} is not finished: if it was cut off, repeat its adr queue or "
-            f"adr retry, or adr destroy --batch={counts.batch}"
-        )
-    if counts.unaccounted:
-        yield (
-            f"{_jobs(counts.unaccounted, *are)} neither decided, queued nor running, "
-            f"as far as approximate counts tell: look again in two minutes"
-        )
-    if counts.lost:
-        yield f"{_jobs(counts.lost, *are)} lost: queue again with adr retry --lost"
-    age_s = time.time() - created
-    if age_s > retention_s - _WARN_BEFORE_S:
-        yield (
-            f"{_jobs(counts.undecided, *have)} waited for {age_s / _DAY_S:.0f} days: "
-            f"the queue forgets them after {retention_s / _DAY_S:.0f}"
-        )

@@ -18,7 +18,8 @@ from typing import Any
 from adr.errors import ServiceError, UsageError
 from adr.progress import SILENT, Progress
 from adr.runner import open_runner
-from adr.survey import Counts, Status, Survey
+from adr.survey import Survey
+from adr.views import Counts, Status
 
 __all__ = ["Look", "WaitReport", "WaitState", "wait", "watch"]
 
@@ -46,7 +47,11 @@ class Look:
 
 
 def watch(
-    runner_id: str, region_name: str | None = None, *, batch: str | None = None
+    runner_id: str,
+    region_name: str | None = None,
+    *,
+    batch: str | None = None,
+    jobs: bool = True,
 ) -> Iterator[Look]:
     """Look at a runner again and again, whenever the next is asked for.
 
@@ -58,6 +63,8 @@ def watch(
         Amazon region identifier
     batch : str, optional
         Look at this batch only.
+    jobs : bool, optional
+        Show each job as well [default: True]
 
     Yields
     ------
@@ -76,7 +83,7 @@ def watch(
     survey = Survey(runner)
     longest_s = min(max(runner.ledger.poll_s, _LONGEST_S[0]), _LONGEST_S[1])
     began = before = time.monotonic()
-    status = survey.status(batch)
+    status = survey.status(batch, jobs=jobs)
     while True:
         now = time.monotonic()
         usual_s = min(max(_SHORTEST_S, _PAUSE_PART * (now - began)), longest_s)
@@ -84,7 +91,7 @@ def watch(
         while True:
             before = time.monotonic()
             try:
-                status = survey.status(batch)
+                status = survey.status(batch, jobs=jobs)
                 break
             except ServiceError as error:
                 yield Look(status, str(error), longest_s)
@@ -156,7 +163,7 @@ def wait(
     give_up_at = math.inf if timeout is None else time.monotonic() + timeout
     advance, told, troubled = _Advance(progress), _Told(), False
     try:
-        for look in watch(runner_id, region_name, batch=batch):
+        for look in watch(runner_id, region_name, batch=batch, jobs=False):
             totals = _totals(look.status, whole=batch is not None)
             if not totals.jobs:
                 raise UsageError("there is nothing to wait for: queue a batch with adr queue")

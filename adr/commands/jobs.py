@@ -220,12 +220,12 @@ def adr_status(given: Arguments) -> int:
     jobs, batch = given.flag("--jobs"), given.text("--batch")
     interval_s = given.number("--interval", "seconds")
     if given.flag("--watch"):
-        looks = core.watch(runner_of(given), given.text("--region"), batch=batch)
+        looks = core.watch(runner_of(given), given.text("--region"), batch=batch, jobs=jobs)
         watch_status(looks, interval_s=interval_s, jobs=jobs, as_json=given.flag("--json"))
         return 0
     if interval_s is not None:
         raise UsageError("--interval is for --watch: give that as well")
-    status = core.status(runner_of(given), given.text("--region"), batch=batch)
+    status = core.status(runner_of(given), given.text("--region"), batch=batch, jobs=jobs)
     if given.flag("--json"):
         output.print_json(status.to_dict(jobs))
     else:

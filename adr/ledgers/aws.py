@@ -18,7 +18,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,7 +30,8 @@ from adr.ledgers.cards import Card, Cards
 from adr.ledgers.deadletters import count_dead, look_at_dead, revive
 from adr.ledgers.journal import Journal, JournalReader
 from adr.ledgers.sqs import Message, MessageQueue
-from adr.models import Depth, Job, JobId, JobRecord, Lease, Outcome, new_id
+from adr.models import Decision, Depth, Job, JobId, JobRecord, Lease, Outcome, new_id
+from adr.objectcache import ObjectCache
 from adr.roster import Roster
 from adr.stores.base import ObjectStore
 
@@ -86,6 +87,8 @@ class AwsLedger:
         Tells which workers live.
     worker : str, optional
         Id of the worker that leases through this object; None where nobody does.
+    cache : ObjectCache, optional
+        Where other processes find what this one has read of the journal.
     visibility_s, card_after_s, ceiling_s : float, optional
         Times in seconds, which tests make small.
     """
@@ -99,6 +102,7 @@ class AwsLedger:
         store: ObjectStore,
         roster: Roster,
         worker: str | None = None,
+        cache: ObjectCache | None = None,
         *,
         visibility_s: float = VISIBILITY_S,
         card_after_s: float = CARD_AFTER_S,
@@ -112,7 +116,7 @@ class AwsLedger:
         self._ceiling_s = ceiling_s
         self._cards = Cards(store)
         self._journal = Journal(store, self._worker)
-        self._reader = JournalReader(store)
+        self._reader = JournalReader(store, cache)
         self._guard = threading.RLock()
         self._holds: dict[str, _Hold] = {}
         self._held: dict[JobId, str] = {}
@@ -284,9 +288,15 @@ class AwsLedger:
         """Receive all of them, send the jobs again, then delete those that were sent."""
         return revive(self._queue)
 
-    def records(self, batches: Iterable[str]) -> list[JobRecord]:
+    def decided(self, batches: Iterable[str]) -> Iterator[Decision]:
         """Read the journal; only what has changed since the last call is fetched."""
-        return self._reader.records(batches)
+        return self._reader.decided(batches)
+
+    def records(
+        self, batches: Iterable[str], only: Collection[Decision] | None = None
+    ) -> list[JobRecord]:
+        """Fetch the parts of the journal that have them, by several threads."""
+        return self._reader.records(batches, only)
 
     def _look_into(
         self,
@@ -340,8 +350,8 @@ class AwsLedger:
     def _decided(self, batch: str) -> dict[int, int]:
         """Return the newest decided generation of each job of a batch that has one."""
         decided: dict[int, int] = {}
-        for record in self.records([batch]):
-            decided[record.index] = max(record.generation, decided.get(record.index, 0))
+        for each in self.decided([batch]):
+            decided[each.index] = max(each.generation, decided.get(each.index, 0))
         return decided
 
     def _hide_longer(self, holds: Sequence[_Hold]) -> None:

@@ -6,18 +6,19 @@ after its record is durable" is a property of both together. Its verbs, in the l
     send → receive → start → (extend …) → settle            the ordinary way
                            → release                        given back, or failed and to be repeated
 
-Ten methods, two over our limit: creating and destroying are here since the queue and its
-records come and go together, and `start` since only the ledger can say that an attempt has
-begun in a way that outlives the worker.
+Eleven methods, three over our limit: creating and destroying are here since the queue and its
+records come and go together, `start` since only the ledger can say that an attempt has begun in
+a way that outlives the worker, and `decided` since of a hundred thousand records hardly anybody
+wants to know more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from adr.models import Depth, Job, JobRecord, JobState, Lease, Outcome
+from adr.models import Decision, Depth, Job, JobRecord, JobState, Lease, Outcome
 
 __all__ = [
     "LONGEST_DELAY_S",
@@ -111,8 +112,22 @@ class Ledger(Protocol):
     def depth(self) -> Depth:
         """Count the jobs that wait, are leased, and are delayed."""
 
-    def records(self, batches: Iterable[str]) -> list[JobRecord]:
-        """Return every record of these batches, in no order, possibly some twice."""
+    def decided(self, batches: Iterable[str]) -> Iterator[Decision]:
+        """Yield of every record of these batches what decides its job; in no order, some twice.
+
+        Costs a fraction of what `records` does, in time and memory.
+        """
+
+    def records(
+        self, batches: Iterable[str], only: Collection[Decision] | None = None
+    ) -> list[JobRecord]:
+        """Return every record of these batches, in no order, possibly some twice.
+
+        Parameters
+        ----------
+        only : collection of Decision, optional
+            Return only the records from which `decided` has read these.
+        """
 
 
 @runtime_checkable

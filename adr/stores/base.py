@@ -94,8 +94,13 @@ class ObjectStore(Protocol):
             If there is no such object.
         """
 
-    def read(self, key: str) -> Document:
+    def read(self, key: str, start: int = 0) -> Document:
         """Return a small object.
+
+        Parameters
+        ----------
+        start : int, optional
+            Return only what follows so many bytes, which the object has.
 
         Raises
         ------

@@ -100,13 +100,14 @@ class DirectoryStore:
         with self._found(key) as source, new_file(path) as file:
             copy_contents(source, file)
 
-    def read(self, key: str) -> Document:
-        """Return a small object."""
+    def read(self, key: str, start: int = 0) -> Document:
+        """Return a small object, or its end."""
         with self._found(key) as file:
             status = os.fstat(file.fileno())
             if problem := too_large(key, status.st_size):
                 raise problem
             age_s = max(0.0, time.time() - status.st_mtime)
+            file.seek(start)
             return Document(file.read(), _etag(status), age_s)
 
     def write(

@@ -169,10 +169,10 @@ class S3Store:
         with new_file(path) as file:
             self._receive(key, file)
 
-    def read(self, key: str) -> Document:
-        """Return a small object."""
+    def read(self, key: str, start: int = 0) -> Document:
+        """Return a small object, or its end."""
         body = BytesIO()
-        answer = self._receive(key, body, is_small=True)
+        answer = self._receive(key, body, is_small=True, start=start)
         return Document(body.getvalue(), answer["ETag"], _age_s(answer))
 
     def write(
@@ -244,15 +244,17 @@ class S3Store:
             self._wire.learn("PutObject", key)
 
     def _receive(
-        self, key: str, file: BinaryIO, *, is_small: bool = False
+        self, key: str, file: BinaryIO, *, is_small: bool = False, start: int = 0
     ) -> GetObjectOutputTypeDef:
         """Write the object to a seekable file; go on where its body breaks off."""
-        done, etag, checksum = 0, "", 0
+        done, etag, checksum = start, "", 0
         whole: str | None = None
         with translated("read", self._named(key)):
             for attempt in count():
                 _wait(attempt)
-                rest: Any = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
+                rest: Any = {"Range": f"bytes={done}-"} if done else {}
+                if done and etag:
+                    rest["IfMatch"] = etag
                 answer = self._get(key, rest, is_small)
                 etag = answer["ETag"]
                 if not done:
@@ -273,7 +275,7 @@ class S3Store:
                     if attempt == _TRIES - 1:
                         raise
                     if isinstance(error, core.FlexibleChecksumError):
-                        done = file.seek(0)
+                        done = start + file.seek(0)
                         file.truncate()
         return answer
 

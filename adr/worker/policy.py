@@ -255,7 +255,11 @@ class Policy:
         batches = set(self._survey.manifests())
         if not batches:
             return False
-        if not self._survey.is_decided():
+        decided = self._survey.is_decided()
+        if decided is None:
+            self._asked_survey_at = -math.inf
+            return False
+        if not decided:
             self._seen_work = True
             return False
         if self._decided_batches is None:
@@ -263,7 +267,7 @@ class Policy:
         return self._seen_work or batches != self._decided_batches
 
     def _is_decided(self) -> bool:
-        return bool(self._survey.manifests()) and self._survey.is_decided()
+        return bool(self._survey.manifests()) and self._survey.is_decided() is True
 
     def _is_proved(self, depth: Depth) -> bool:
         """Tell whether nothing waits and nobody runs anything.

@@ -21,7 +21,7 @@ from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
 from adr.ledgers.sqlite import SqliteLedger
 from adr.ledgers.sqs import MessageQueue
-from adr.models import Depth, Job, JobState, WorkerInfo, visible
+from adr.models import Decision, Depth, Job, JobState, WorkerInfo, visible
 from adr.roster import Roster, WorkerLocks
 from adr.runner import open_runner
 from adr.stores.s3 import S3Store
@@ -248,6 +248,31 @@ class TestLife:
         assert sorted(r.batch for r in ledger.records(["another", BATCH])) == [BATCH, "another"]
         assert ledger.records(["20261120"]) == []
         assert ledger.records([]) == []
+        assert list(ledger.decided([])) == []
+
+    def test_what_records_decide_is_read_without_them(self, backend: Backend) -> None:
+        # given records of two batches, and a late one
+        ledger, reader = backend.worker("first", lease_s=1), backend.worker("second")
+        ledger.send([*some_jobs(5), Job("another", 1, 1, "x", "y")])
+        lost = ledger.receive(6, 5)
+        while len(lost) < 6:
+            lost += ledger.receive(6, 5)
+        ledger.settle([outcome_of(lease, JobState.FAILED) for lease in lost[1:]])
+        backend.lapse("first")
+        ledger.settle([outcome_of(lost[0])])
+
+        # then
+        for batches in ([BATCH], ["another", BATCH], ["20261120"]):
+            records = reader.records(batches)
+            decided = list(reader.decided(batches))
+            assert sorted(decided) == sorted(
+                Decision(*each.id, each.attempt, each.state, each.late) for each in records
+            )
+        # and it finds those of the records that somebody wants
+        chosen = [each for each in reader.decided([BATCH]) if each.index in (2, 4)]
+        assert sorted(record.index for record in reader.records([BATCH], chosen)) == [2, 4]
+        assert backend.anew().records([BATCH], chosen[:1])[0].attempt == chosen[0].attempt
+        assert reader.records([BATCH], []) == []
 
     def test_many_outcomes_are_settled_at_once(self, ledger: Ledger) -> None:
         ledger.send(some_jobs(25))

@@ -18,7 +18,7 @@ from adr.models import JobState, Lease, WorkerInfo
 from adr.orders import order_cancelling, order_destruction
 from adr.retrying import RetryReport
 from adr.runner import create_runner, open_runner
-from adr.survey import JobView
+from adr.views import JobView
 from tests.contract.test_queueing import CASES, Site, site
 from tests.proxy import FORWARD, Proxy
 

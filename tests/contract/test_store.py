@@ -62,6 +62,14 @@ class TestDocuments:
         assert document.etag == etag
         assert 0 <= document.age_s < 60
 
+    def test_of_what_grows_the_end_is_read(self, store: ObjectStore) -> None:
+        store.write("_journal/b/w-0.jsonl", b"first\n")
+        etag = store.write("_journal/b/w-0.jsonl", b"first\nsecond\n")
+
+        end = store.read("_journal/b/w-0.jsonl", len(b"first\n"))
+
+        assert (end.body, end.etag) == (b"second\n", etag)
+
     def test_an_empty_object_is_an_object(self, store: ObjectStore) -> None:
         store.write("_workers/10.0.0.1", b"")
 

@@ -437,7 +437,7 @@ class TestManifest:
         )
         jobs = (job, replace(job, index=2, label="2", env=(("A", "b"),), store=("x|y",)))
         manifest = read_manifest(manifest_bytes(jobs, **ABOUT), manifest_key("x-1"))
-        assert manifest.jobs == jobs
+        assert tuple(manifest.jobs()) == jobs
         assert (manifest.batch, manifest.created, manifest.root) == ("x-1", 12.5, "case")
         assert (manifest.bundle_bytes, manifest.unpacked_bytes) == (10, 20)
 

@@ -26,7 +26,7 @@ from adr.history import Known
 from adr.inventory import Hosts, HostView
 from adr.models import Job, JobRecord, JobState, SlotInfo, WorkerInfo
 from adr.queueing import NewBatch, QueueReport
-from adr.survey import BatchStatus, Counts, JobView, Status
+from adr.views import BatchStatus, Counts, JobView, Status
 
 RUNNER = "0b3f7d1e-4c55-4a39-9f0e-2d5a8c1b7e66"
 OTHER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -1002,7 +1002,7 @@ def test_status_as_json_is_that_of_the_core(core, capsys, jobs):
     assert main(["status", f"--runner={RUNNER}", "--batch=b", "--json", *jobs]) == 0
     expected = json.dumps(some_status().to_dict(bool(jobs)))
     assert capsys.readouterr().out == expected + "\n"
-    assert core.only("status") == ((RUNNER, None), {"batch": "b"})
+    assert core.only("status") == ((RUNNER, None), {"batch": "b", "jobs": bool(jobs)})
 
 
 def some_hosts():

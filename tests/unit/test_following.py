@@ -22,7 +22,8 @@ from adr.models import Job, JobRecord, JobState, Lease, Outcome
 from adr.orders import Follow, order_cancelling, order_following
 from adr.runner import open_runner
 from adr.stores.directory import DirectoryStore
-from adr.survey import JobView, Survey
+from adr.survey import Survey
+from adr.views import JobView
 from adr.worker.following import Following
 from tests.proxy import Proxy
 from tests.unit.workers import queue_jobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from adr.errors import AdrError, ServiceError
 from adr.keys import journal_key, journal_prefix
 from adr.ledgers.journal import Journal, JournalReader
 from adr.models import SCHEMA, JobRecord, JobState
+from adr.objectcache import ObjectCache
 from adr.stores.base import ObjectInfo, ObjectStore
 from adr.stores.directory import DirectoryStore
 from adr.stores.s3 import S3Store
@@ -48,6 +50,10 @@ def a_record(index: int, batch: str = "b", tail: str = "") -> JobRecord:
 
 def read(store: ObjectStore, batch: str = "b") -> list[int]:
     return sorted(record.index for record in JournalReader(store).records([batch]))
+
+
+def decided(reader: JournalReader, batch: str = "b") -> list[int]:
+    return sorted(each.index for each in reader.decided([batch]))
 
 
 def pages(store: ObjectStore, batch: str = "b") -> list[str]:
@@ -241,18 +247,66 @@ class TestReading:
         for n, journal in enumerate(journals):
             append_each(journal, [n])
         reader = JournalReader(bucket)
-        reader.records(["b"])
+        assert decided(reader) == [0, 1, 2, 3, 4]
         assert proxy.count("s3.GetObject") == 5
 
         append_each(journals[2], [7])
         proxy.reset()
-        records = reader.records(["b"])
-        again = reader.records(["b"])
+        now, again = decided(reader), decided(reader)
 
-        assert sorted(record.index for record in records) == [0, 1, 2, 3, 4, 7]
-        assert again == records
+        assert now == again == [0, 1, 2, 3, 4, 7]
         assert proxy.counts == {"s3.ListObjectsV2": 2, "s3.GetObject": 1}
         assert proxy.calls[1] == ("s3.GetObject", journal_key("b", "w2", 0))
+
+    def test_of_an_object_that_has_grown_only_the_end_is_fetched(self, disk: ObjectStore) -> None:
+        # given a reader that has read the journal
+        reader, journal = JournalReader(disk), Journal(disk, "w")
+        append_each(journal, [1, 2])
+        assert decided(reader) == [1, 2]
+        (key,) = pages(disk)
+        known = disk.read(key).body
+
+        # when more is appended, and what was read before cannot be read any more
+        append_each(journal, [3])
+        disk.write(key, b"x" * len(known) + disk.read(key).body[len(known) :])
+
+        assert decided(reader) == [1, 2, 3]
+        # and one that has become smaller is another
+        disk.write(key, known)
+        assert decided(reader) == [1, 2]
+
+    def test_another_process_reads_what_is_new_from_the_bucket_and_the_rest_from_this_machine(
+        self, bucket: ObjectStore, proxy: Proxy, tmp_path: Path
+    ) -> None:
+        # given two objects that somebody here has read, one of which has grown since
+        old, growing = Journal(bucket, "w1"), Journal(bucket, "w2")
+        append_each(old, [1, 2])
+        append_each(growing, [3])
+        folder = tmp_path / "cache"
+        assert decided(JournalReader(bucket, ObjectCache("r", folder))) == [1, 2, 3]
+        append_each(growing, [4])
+
+        # when
+        proxy.reset()
+        reader = JournalReader(bucket, ObjectCache("r", folder))
+
+        # then
+        assert decided(reader) == [1, 2, 3, 4]
+        assert [key for name, key in proxy.calls if name == "s3.GetObject"] == [
+            journal_key("b", "w2", 0)
+        ]
+        # and whoever wants whole records reads only the objects that have them
+        proxy.reset()
+        (first,) = (each for each in reader.decided(["b"]) if each.index == 2)
+        assert reader.records(["b"], [first]) == [a_record(2)]
+        assert proxy.counts == {"s3.ListObjectsV2": 1, "s3.GetObject": 1}
+
+        # and what was kept may be broken, or gone
+        for path in folder.iterdir():
+            path.write_bytes(path.read_bytes()[:-3])
+        assert decided(JournalReader(bucket, ObjectCache("r", folder))) == [1, 2, 3, 4]
+        shutil.rmtree(folder)
+        assert decided(JournalReader(bucket, ObjectCache("r", folder))) == [1, 2, 3, 4]
 
     def test_an_object_removed_after_it_was_listed_is_passed_over(
         self, disk: ObjectStore, tmp_path: Path
@@ -265,7 +319,9 @@ class TestReading:
             def list(self, prefix: str) -> Iterator[ObjectInfo]:
                 return iter(listed)
 
-        assert JournalReader(Behind(tmp_path / "store")).records(["b"]) == []
+        reader = JournalReader(Behind(tmp_path / "store"))
+        assert reader.records(["b"]) == []
+        assert decided(reader) == []
 
     def test_of_many_batches_only_the_last_are_remembered(
         self, bucket: ObjectStore, proxy: Proxy
@@ -277,12 +333,12 @@ class TestReading:
 
         # given all at once, all are remembered for the next time
         for _ in range(2):
-            assert len(reader.records(batches)) == 40
+            assert len(list(reader.decided(batches))) == 40
         assert proxy.count("s3.GetObject") == 40
 
         # but not for ever
         for batch in reversed(batches):
-            assert len(reader.records([batch])) == 1
+            assert len(list(reader.decided([batch]))) == 1
         assert 60 <= proxy.count("s3.GetObject") <= 80
 
     def test_a_batch_without_records_has_none(self, disk: ObjectStore) -> None:
@@ -296,3 +352,5 @@ class TestReading:
 
         with pytest.raises(AdrError, match="upgrade adr"):
             read(disk)
+        with pytest.raises(AdrError, match=r"the journal .*: .*upgrade adr"):
+            decided(JournalReader(disk))

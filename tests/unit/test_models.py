@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from adr.errors import AdrError
 from adr.models import (
     SCHEMA,
+    Decision,
     Depth,
     Job,
     JobRecord,
@@ -225,6 +226,10 @@ def rule(records: list[JobRecord]) -> JobRecord:
     raise AssertionError("a record has one of these states")
 
 
+def decision(record: JobRecord) -> Decision:
+    return Decision.read(*record.id, record.attempt, record.state.value, record.late)
+
+
 class TestVisible:
     @given(rivals)
     def test_it_is_the_rule_for_each_job(self, records: list[JobRecord]) -> None:
@@ -232,7 +237,12 @@ class TestVisible:
         for record in records:
             by_job.setdefault((record.batch, record.index), []).append(record)
 
-        assert visible(records) == {place: rule(each) for place, each in by_job.items()}
+        expected = {place: rule(each) for place, each in by_job.items()}
+        assert visible(records) == expected
+        # and the same for what is read of records where nothing else of them is wanted
+        assert visible(map(decision, records)) == {
+            place: decision(record) for place, record in expected.items()
+        }
 
     @given(rivals, st.randoms(use_true_random=False))
     def test_the_order_and_duplicates_do_not_matter(

@@ -19,7 +19,7 @@ from adr.ledgers.base import DeadLetter
 from adr.models import Job, JobState
 from adr.queueing import NewBatch, QueueReport
 from adr.retrying import RetryReport
-from adr.survey import JobView
+from adr.views import JobView
 
 RUNNER = "0b3f7d1e-4c0d-4d5a-9a53-7d2f0a8b1c11"
 JOBS = [Job("b", n, 30, f"case{n}", "m", generation=1) for n in range(1, 31)]

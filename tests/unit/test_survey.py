@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adr import plan, queue_plan, retry
-from adr.keys import manifest_key, seal_key, unaccounted_key
+from adr.keys import manifest_key, retry_name, seal_key, unaccounted_key
+from adr.ledgers.journal import Journal
 from adr.manifest import manifest_bytes, read_manifest
-from adr.models import JobState
+from adr.models import Job, JobRecord, JobState
 from adr.runner import Runner, create_runner, open_runner
 from adr.survey import Survey
+from tests.proxy import Proxy
 
 
 @pytest.fixture
@@ -120,7 +124,7 @@ def test_who_queues_is_believed_for_a_while_whatever_their_clock_says(
     key = manifest_key(batch)
     manifest = read_manifest(runner.store.read(key).body, key)
     body = manifest_bytes(
-        manifest.jobs,
+        list(manifest.jobs()),
         root=manifest.root,
         created=manifest.created + ahead_s,
         bundle_bytes=manifest.bundle_bytes,
@@ -142,3 +146,76 @@ def test_status_says_where_more_workers_would_get_nothing(runner: Runner) -> Non
     # then
     (note,) = [note for note in Survey(few).status().notes if "lends" in note]
     assert note.startswith("about 2 jobs are leased, and the queue of a runner lends 2 at a time:")
+
+
+class TestDecided:
+    """How workers learn that nothing is left, without each reading everything."""
+
+    @pytest.fixture
+    def done(self, proxy: Proxy) -> Runner:
+        """Make a runner with a batch of three jobs that are decided, recorded by two workers."""
+        made = create_runner()
+        _queue(made, range(1, 4))
+        for worker, indices in (("w1", (1, 2)), ("w2", (3,))):
+            Journal(made.store, worker).append([_record(index) for index in indices])
+        return made
+
+    def test_one_worker_proves_it_for_all(self, done: Runner, proxy: Proxy) -> None:
+        # given
+        assert Survey(done).is_decided() is True
+        proxy.reset()
+        # then the next one reads no record
+        assert Survey(done).is_decided() is True
+        assert [key for _, key in proxy.calls if "/w" in key] == []
+
+    def test_a_retry_makes_it_open_again(self, done: Runner) -> None:
+        assert Survey(done).is_decided() is True
+        job = Job(BATCH, 2, 3, "2", "true", generation=1)
+        _write_manifest(done, retry_name(BATCH, 1), [job])
+        assert Survey(done).is_decided() is False
+        Journal(done.store, "w3").append([_record(2, generation=1)])
+        assert Survey(done).is_decided() is True
+
+    def test_what_was_not_decided_is_looked_at_again(self, done: Runner) -> None:
+        _write_manifest(done, f"{BATCH}+4", [Job(BATCH, 4, 4, "4", "true")])
+        survey = Survey(done)
+        assert survey.is_decided() is False
+        Journal(done.store, "w3").append([_record(4)])
+        assert survey.is_decided() is True
+
+    def test_of_very_many_jobs_not_all_read_the_records_at_once(
+        self, done: Runner, proxy: Proxy
+    ) -> None:
+        # given a batch whose records take long to read
+        many = 1_000_000
+        about: dict[str, Any] = {"root": "r", "created": 1.0}
+        body = manifest_bytes(
+            [Job("2-many", 1, many, "1", "true")], **about, bundle_bytes=0, unpacked_bytes=0
+        )
+        header = json.loads(gzip.decompress(body).splitlines()[0])
+        header |= {"count": many, "spans": [[1, many, 0]]}
+        lines = json.dumps(header).encode() + b"\n" + b"x\n" * many
+        done.store.write(manifest_key("2-many"), gzip.compress(lines, 1))
+        done.store.write(seal_key("2-many"), b"")
+        proxy.reset()
+        # when workers ask, then they are to ask again later
+        assert {Survey(done).is_decided() for _ in range(3)} == {None}
+        assert not [key for _, key in proxy.calls if "_journal/2-many" in key]
+
+
+BATCH = "20261120-0912-waves-18165f"
+
+
+def _queue(runner: Runner, indices: range) -> None:
+    jobs = [Job(BATCH, index, len(indices), str(index), "true") for index in indices]
+    _write_manifest(runner, BATCH, jobs)
+
+
+def _write_manifest(runner: Runner, name: str, jobs: list[Job]) -> None:
+    body = manifest_bytes(jobs, root="r", created=1.0, bundle_bytes=0, unpacked_bytes=0)
+    runner.store.write(manifest_key(name), body)
+    runner.store.write(seal_key(name), b"")
+
+
+def _record(index: int, generation: int = 0) -> JobRecord:
+    return JobRecord(BATCH, index, str(index), generation, f"a{index}", JobState.FAILED)

@@ -14,11 +14,12 @@ import pytest
 
 import adr
 from adr import sending, survey, waiting
+from adr.choosing import choose_jobs
 from adr.errors import Denied, Unavailable, UsageError
 from adr.launching import demand
 from adr.models import Job, JobState, SlotInfo, WorkerInfo
 from adr.runner import open_runner
-from adr.survey import JobView, choose_jobs
+from adr.views import JobView
 from adr.waiting import WaitState
 from tests.unit.workers import Site, Through
 
@@ -95,9 +96,9 @@ def test_a_look_that_takes_long_is_not_made_often(
     site.queue("true")
 
     class Slow(Through):
-        def records(self, batches: Any) -> Any:
+        def decided(self, batches: Any) -> Any:
             clock.pass_by(3)
-            return self.inner.records(batches)
+            return self.inner.decided(batches)
 
     open_with(monkeypatch, ledger=Slow)
 

@@ -33,7 +33,7 @@ class Batches:
     def __init__(self) -> None:
         self.some = True
         self.names = ["batch"]
-        self.decided = False
+        self.decided: bool | None = False
         self.being_queued = False
         self.asked = 0
 
@@ -41,7 +41,7 @@ class Batches:
         self.asked += 1
         return {name: [None] for name in self.names} if self.some else {}
 
-    def is_decided(self) -> bool:
+    def is_decided(self) -> bool | None:
         return self.decided
 
     def is_being_queued(self) -> bool:
@@ -273,6 +273,22 @@ class TestIdleness:
         scene.batches.decided = True
 
         assert any(scene.looks(*[NOTHING] * 3))
+
+    def test_what_is_not_known_yet_is_asked_again_and_decides_nothing(self) -> None:
+        # given a worker that finds all to be decided, but has to wait to be told
+        scene = Scene(stop_on_empty=False, idle_s=600)
+        scene.batches.decided = None
+        assert not any(scene.looks(*[NOTHING] * 4))
+
+        scene.batches.decided = True
+
+        assert not any(scene.looks(*[NOTHING] * 4)), "there was nothing for it to do"
+        scene.policy.leased(1)
+        scene.batches.decided = None
+        assert scene.looks(NOTHING) == [False]
+        scene.batches.decided = True
+        assert not scene.policy.is_finished(False)
+        assert scene.policy.is_finished(True), "it asks again without a minute between"
 
     def test_without_a_batch_it_leaves_only_after_its_time(self) -> None:
         scene = Scene(stop_on_empty=False, idle_s=100)
