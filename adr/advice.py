@@ -51,8 +51,8 @@ def notes_on_leases(leased: int, most: float) -> Iterator[str]:
     if leased > _NEARLY * most:
         yield (
             f"about {leased:,} jobs are leased, and the queue of a runner lends {most:,} at a "
-            f"time: more workers, or slots, get none of those that wait; divide what is queued next "
-            f"among several runners"
+            f"time: more workers, or slots, get none of those that wait; divide what is queued "
+            f"next among several runners"
         )
 
 

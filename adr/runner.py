@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 from adr.errors import AdrError, RunnerGone, Unavailable, UsageError
 from adr.ledgers.base import Ledger
 from adr.models import SCHEMA, check_schema
-from adr.objectcache import ObjectCache
 from adr.roster import DEAD_AFTER_S, HEARTBEAT_S, Roster, WorkerLocks
 from adr.stores.base import ObjectStore
 
 if TYPE_CHECKING:
     from adr.fleets.base import Fleet
+    from adr.objectcache import ObjectCache
 
 __all__ = [
     "Runner",
@@ -293,6 +293,7 @@ def _open_aws(
     from adr.aws import Connection
     from adr.ledgers.aws import AwsLedger
     from adr.ledgers.sqs import MOST_IN_FLIGHT, RETENTION_S, MessageQueue
+    from adr.objectcache import ObjectCache
     from adr.stores.s3 import S3Store
 
     if s3 is None and sqs is None:
