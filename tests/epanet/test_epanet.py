@@ -41,7 +41,7 @@ def __getattr__(name):
     return Nothing()
 """
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 class Loop(NamedTuple):

@@ -145,7 +145,7 @@ def test_a_worker_whose_runner_is_removed_ends_with_a_sentence(local: Scene, at:
     if at == "its beginning":
         local.wait(lambda: list(local.workingdir.iterdir()))
     elif at == "nothing":
-        local.wait(lambda: list(Path(local.runner, "workers").iterdir()))
+        local.wait(local.roster.alive)
     else:
         local.await_run(1)
     if at == "results":
