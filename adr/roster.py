@@ -234,16 +234,17 @@ class Roster:
     def _listed(self) -> tuple[list[str], list[str]]:
         """Return the keys of those who may live, and of those who do not, without reading any."""
         entries = list(self._store.list(LIVE))
+        if self._locks is not None:
+            # They alone tell who lives; and on one machine there are never many.
+            keys = [entry.key for entry in entries]
+            return keys, [key for key in keys if not self._locks.is_held(_worker_of(key))]
         # What time it is at the store, or was: nobody is taken for dead too early.
         now = max((entry.written_at for entry in entries), default=0.0)
         lately: list[str] = []
         others: list[str] = []
         for entry in entries:
-            if self._locks is not None:
-                lives = self._locks.is_held(_worker_of(entry.key))
-            else:
-                lives = now - entry.written_at < self._dead_after_s
-            (lately if lives else others).append(entry.key)
+            is_old = now - entry.written_at >= self._dead_after_s
+            (others if is_old else lately).append(entry.key)
         return lately, others
 
     def _living(self, keys: Sequence[str]) -> list[WorkerInfo]:

@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from email.utils import formatdate
 from io import BytesIO
 from typing import Any
@@ -223,8 +224,10 @@ class SmallAws:
     def _listing(self, prefix: str) -> bytes:
         entries = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{len(body)}</Size>"
-            f"<ETag>{escape(_etag(body))}</ETag></Contents>"
-            for key, (body, _) in sorted(self.objects.items())
+            f"<ETag>{escape(_etag(body))}</ETag>"
+            f"<LastModified>{datetime.fromtimestamp(at, timezone.utc).isoformat()}</LastModified>"
+            f"</Contents>"
+            for key, (body, at) in sorted(self.objects.items())
             if key.startswith(prefix)
         )
         whole = f"<IsTruncated>false</IsTruncated>{entries}"

@@ -203,7 +203,7 @@ def test_a_clock_that_is_set_holds_up_nothing_and_takes_nobody_for_dead(local: S
     # then the next worker clears nothing away of the first one
     other = local.worker()
     local.wait(lambda: len(list(Path(local.runner, "workers").iterdir())) == 2)
-    assert len(local.roster.alive()) == 2
+    local.wait(lambda: len(local.roster.alive()) == 2)
     # and what waits is run at once
     local.await_run(1, 2)
     local.let_go(2)
