@@ -141,7 +141,8 @@ class Wire:
             trouble = str(response.status_code)
             # The rest of an answer would be taken for the start of the next one.
             response.raw.close()
-        except (core.BotoCoreError, RuntimeError) as error:
+        except (core.BotoCoreError, RuntimeError, AttributeError, TypeError) as error:
+            # The last two where another botocore has other inner parts.
             trouble = str(error)
         # boto3 knows how to be patient with a service that is in trouble.
         self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s or _FIRST_PAUSE_S)

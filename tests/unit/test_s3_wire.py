@@ -158,3 +158,13 @@ def test_a_request_with_anything_unusual_is_no_pattern(place: Place) -> None:
         place.put(key, b"")
 
     assert place.by_boto3() == [True, True, True]
+
+
+def test_where_botocore_is_another_inside_boto3_does_it_all(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put("1", b"first")
+    place.get("1")
+    monkeypatch.setattr(s3wire, "AWSRequest", None)
+    place.put("2", b"content")
+    assert place.get("2") == b"content"
