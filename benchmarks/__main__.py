@@ -56,6 +56,8 @@ def main() -> int:
     for name in given.names or BENCHMARKS:
         began = time.monotonic()
         module, _, function = BENCHMARKS[name][0].partition(":")
+        if given.dir:
+            os.makedirs(given.dir, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="adr-bench-", dir=given.dir) as folder:
             rounds = given.rounds or (1 if given.quick else 3)
             setting = Setting(given.quick, Path(folder), rounds)

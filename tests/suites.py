@@ -21,7 +21,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 SUITES = {
     "hosts": ["tests/fleets/test_ssh_hosts.py"],
     "machines": ["tests/machines"],
-    "units": ["tests/unit", "tests/contract"],
+    "units": ["tests/unit"],
+    "contract": ["tests/contract"],
     "faults": ["tests/faults"],
     "crash": ["tests/crash"],
     "e2e": ["tests/e2e"],
