@@ -15,8 +15,7 @@ def test_files_that_their_owner_may_not_read_are_results_of_an_ordinary_user() -
     def check() -> None:
         with tempfile.TemporaryDirectory() as place:
             directory, staging = Path(place, "work"), Path(place, "staging")
-            for folder in (directory, staging):
-                folder.mkdir()
+            directory.mkdir()
             (directory / "input").write_text("before\n")
             workspace = Workspace(directory, lambda name: None)
             workspace.snapshot()
@@ -44,8 +43,7 @@ def test_files_that_their_owner_may_not_read_are_results_of_an_ordinary_user() -
 
 def test_a_link_and_what_it_leads_to_are_both_results(tmp_path: Path) -> None:
     directory, staging = tmp_path / "work", tmp_path / "staging"
-    for folder in (directory, staging):
-        folder.mkdir()
+    directory.mkdir()
     workspace = Workspace(directory, lambda name: None)
     workspace.snapshot()
     (directory / "a").write_text("content")
