@@ -183,10 +183,11 @@ class Scene:
 
     command = "bash job.sh {}"
 
-    def queue(self, jobs: int) -> str:
-        """Queue so many jobs, from this process."""
+    def queue(self, jobs: int, **options: Any) -> str:
+        """Queue so many jobs, from this process, with options of `adr.queue`."""
         files = self.make(jobs)[3:]
-        return adr.queue(self.runner, files, command=self.command, env={"SIDE": str(self.side)})
+        options |= {"command": self.command, "env": {"SIDE": str(self.side)}}
+        return adr.queue(self.runner, files, **options)
 
     # Processes
 

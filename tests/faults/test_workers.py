@@ -23,7 +23,8 @@ def test_workers_killed_at_random_moments_and_then_all_at_once(
 ) -> None:
     # given three workers at a batch
     kills = 20 if scene.kind == "local" else 10
-    batch = scene.queue(6 * kills + 40)
+    # One of them may be what runs at five of the kills, and that is no fault of it.
+    batch = scene.queue(6 * kills + 40, crash_limit=1000)
     workers = [scene.worker(slots=2, times=SOON) for _ in range(3)]
     # when many times one of them is killed, and replaced
     for kill in range(kills):
