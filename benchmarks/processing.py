@@ -105,7 +105,7 @@ def between(runner_id: str) -> dict[str, float]:
     from adr.survey import Survey
 
     survey = Survey(open_runner(runner_id))
-    records = [view.record for view in survey.outcomes() if view.record]
+    records = [view.record for view in survey.with_records(survey.outcomes()) if view.record]
     starts = [record.started_at for record in records if record.started_at]
     ends = [record.stored_at for record in records if record.stored_at]
     return {"jobs": len(records), "jobs_s": max(ends) - min(starts)}
