@@ -10,7 +10,6 @@ no job is missing and none is decided twice.
 from __future__ import annotations
 
 import fcntl
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -152,6 +151,7 @@ def queue_new(runner: Runner, plan: BatchPlan, progress: Progress = SILENT) -> N
         with runner.store.writing(bundle_key(batch), plan.size_bytes) as write:
             written = stream_bundle(plan.root, plan.members, write, **how)
     else:
+        assert runner.scratch is not None, "a store takes a stream, or there is where to make files"
         with _new_bundle(runner.scratch) as bundle:
             written = write_bundle(plan.root, plan.members, bundle, **how)
             runner.store.upload(bundle, bundle_key(batch), move=True)
@@ -213,12 +213,8 @@ def clear_bundles(scratch: Path) -> None:
 
 
 @contextmanager
-def _new_bundle(scratch: Path | None) -> Iterator[Path]:
+def _new_bundle(scratch: Path) -> Iterator[Path]:
     """Yield a place for a bundle, whose file is locked for as long as it is being made."""
-    if scratch is None:
-        with tempfile.TemporaryDirectory(prefix="adr-bundle-") as folder:
-            yield Path(folder, "bundle.zip")
-        return
     path = scratch / _BUNDLE.format(new_id())
     try:
         clear_bundles(scratch)

@@ -77,7 +77,7 @@ class Runner:
     retention_s: float = math.inf
     #: How many jobs can be leased at a time; whoever asks for one more gets none.
     most_leased: float = math.inf
-    #: Folder where large files on their way to the store are best made; None: anywhere.
+    #: Folder where bundles are made; None where the store takes them as a stream.
     scratch: Path | None = None
     #: Where copies of what is read are kept for the next process; None: nowhere.
     cache: ObjectCache | None = None
