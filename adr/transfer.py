@@ -5,31 +5,27 @@ so anybody, may have influenced: nothing here trusts them. Every directory below
 is opened relative to its parent and without following links, which also serves paths
 longer than the system takes in one piece.
 
-Files arrive in one hidden directory of the target and are renamed once their checksum is
-right. It is locked as long as its process lives, so the next download knows and removes
-what an interrupted one left.
+Files arrive in one hidden directory of the target (`adr.arrivals`) and are renamed once their
+checksum is right.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import secrets
-import shutil
 import stat
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from adr.errors import AdrError, PartialFailure, UsageError
+from adr.arrivals import ARRIVALS, arrivals_in
+from adr.errors import AdrError, PartialFailure
 from adr.progress import SILENT, Progress
 from adr.stores.base import ObjectStore
 
@@ -41,11 +37,6 @@ _log = logging.getLogger(__name__)
 
 #: Where `adr run` keeps its runner in the folder that its results go to.
 _OWN = ".adr"
-#: What the hidden directories of arriving files are called, before a random part.
-_ARRIVALS = ".adr-download-"
-_LOCK = "lock"
-#: A directory of arriving files whose lock cannot be tried is dead after so long.
-_STALE_AFTER_S = 24 * 3600.0
 _CHUNK_BYTES = 1 << 20
 #: After so many failures in a row the cause is not a single file.
 _GIVE_UP_AFTER = 20
@@ -117,7 +108,7 @@ def fetch(
     PartialFailure
         If some items failed; all others have been done.
     """
-    with _arrivals(target) as arrivals:
+    with arrivals_in(target) as arrivals:
         run = _Run(store, target, arrivals, overwrite, progress)
         progress.start("downloading", sum(item.size_bytes for item in items), "bytes")
         try:
@@ -261,7 +252,7 @@ def _segments(name: str) -> list[bytes]:
         raise AdrError("its name could lead out of the target, so it was refused")
     # The target may be that of an `adr run`; a file system may not tell the case of letters.
     top = segments[0].decode("utf-8", "replace").casefold()
-    if top == _OWN or top.startswith(_ARRIVALS):
+    if top == _OWN or top.startswith(ARRIVALS):
         raise AdrError("its name is one of adr's own files there, so it was refused")
     return segments
 
@@ -328,71 +319,6 @@ def _sha256(handle: int) -> str:
     while chunk := os.read(handle, _CHUNK_BYTES):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-@contextmanager
-def _arrivals(target: Path) -> Iterator[Path]:
-    """Make and lock the hidden directory of arriving files; remove those of the dead."""
-    try:
-        if target.exists() and not target.is_dir():
-            raise UsageError(f"cannot download to {target}: it is a file, give a directory")
-        target.mkdir(parents=True, exist_ok=True)
-        for left in target.glob(_ARRIVALS + "*"):
-            _remove_if_dead(left)
-        made = None
-        while made is None:
-            made = _locked_directory(target)
-    except OSError as error:
-        raise UsageError(
-            f"cannot download to {target}: {error.strerror or error}; "
-            f"give a directory that can be written to"
-        ) from error
-    arrivals, lock = made
-    try:
-        yield arrivals
-    finally:
-        shutil.rmtree(arrivals, ignore_errors=True)
-        os.close(lock)
-
-
-def _locked_directory(target: Path) -> tuple[Path, int] | None:
-    """Make a directory with a locked file in it; None where another download took it for dead."""
-    made = Path(tempfile.mkdtemp(prefix=_ARRIVALS, dir=target))
-    try:
-        lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    except OSError:
-        # A file system without locks: then nobody can take this directory for dead either.
-        return made, lock
-    if not os.fstat(lock).st_nlink:
-        os.close(lock)
-        return None
-    return made, lock
-
-
-def _remove_if_dead(left: Path) -> None:
-    """Remove a directory of arriving files whose process is no more."""
-    try:
-        lock = os.open(left / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        # Being made or removed at this moment, unless it is old.
-        with suppress(OSError):
-            if time.time() - left.lstat().st_mtime > _STALE_AFTER_S:
-                shutil.rmtree(left)
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(left)
-    except OSError:
-        _log.debug("%s belongs to another download", left)
-    finally:
-        os.close(lock)
 
 
 def _in_parallel(work: Callable[[_T], None], items: Sequence[_T], threads: int) -> None:
