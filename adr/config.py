@@ -1,4 +1,4 @@
-"""The settings of a user: their file, their order of precedence, the wizard, the AWS CLI files.
+"""The settings of a user: their file, their order of precedence, the files of the AWS CLI.
 
 A value is looked for in this order, and the first one found holds:
 
@@ -14,26 +14,26 @@ The file is ``config.json`` in the configuration folder of the platform, or the 
 a default; settings that this version does not know are kept.
 
 The console and `adr.adr` read settings here; nothing here knows what they are used for. How
-the files of the AWS CLI are built is the business of `adr.awsfiles`.
+the files of the AWS CLI are built is the business of `adr.awsfiles`; who asks for all settings is
+`adr.wizard`, whose functions are to be had from here as well.
 """
 
 from __future__ import annotations
 
 import copy
-import errno
-import getpass
 import json
-import logging
 import os
-import secrets
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adr.awsfiles import edit_section, profile_of
 from adr.errors import UsageError
+from adr.privatefiles import read_private, replace_private
+
+if TYPE_CHECKING:
+    from adr.wizard import ask_question, disp_item, wizard
 
 __all__ = [
     "JSON_DEFAULT",
@@ -48,8 +48,6 @@ __all__ = [
     "write_aws_config",
     "write_config",
 ]
-
-_log = logging.getLogger(__name__)
 
 #: Every setting with its default; None and the empty list are unset.
 JSON_DEFAULT: dict[str, Any] = {
@@ -74,23 +72,14 @@ JSON_DEFAULT: dict[str, Any] = {
 _NUMBERS = {"job.timeout", "job.attempts", "job.crash_limit"}
 _CODES = "job.retry_on"
 
-#: Keys, words, masked, split; in the order of the wizard.
-_QUESTIONS: tuple[tuple[tuple[str, ...], str, bool, bool], ...] = (
-    (("aws", "credentials", "access_key_id"), "AWS access key ID", True, False),
-    (("aws", "credentials", "secret_access_key"), "AWS secret access key", True, False),
-    (("ssh", "user"), "SSH user", False, False),
-    (("ssh", "password"), "SSH password", True, False),
-    (("ssh", "key_filename"), "SSH key file", False, False),
-    (("aws", "configuration", "region"), "AWS region", False, False),
-    (("aws", "configuration", "instance_type"), "AWS instance type", False, False),
-    (("aws", "configuration", "machine_image"), "AWS machine image", False, False),
-    (("aws", "configuration", "security_groups"), "AWS security groups", False, True),
-    (("aws", "configuration", "key_pair"), "AWS key pair", False, False),
-    (("command", "command"), "Command", False, False),
-    (("command", "preprocessing"), "Preprocessing", False, False),
-    (("command", "postprocessing"), "Postprocessing", False, False),
-    (("aws", "configuration", "output"), "AWS output format", False, False),
-)
+
+def __getattr__(name: str) -> Any:
+    if name in ("ask_question", "disp_item", "wizard"):
+        # Imported when it is asked for: it imports this module, and few ever need it.
+        from importlib import import_module
+
+        return getattr(import_module("adr.wizard"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def config_path() -> Path:
@@ -133,7 +122,7 @@ def load_config(*keys: str) -> Any:
     >>> config.load_config('aws', 'credentials')
     """
     path = config_path()
-    content = _read(path, "ADR_CONFIG")
+    content = read_private(path, "ADR_CONFIG")
     try:
         cfg = _complete(JSON_DEFAULT, None if content is None else _parse(content))
     except (ValueError, RecursionError) as error:
@@ -202,7 +191,7 @@ def write_config(cfg: Mapping[str, Any]) -> None:
         raise UsageError(
             f"the configuration cannot be written ({error}): correct this setting"
         ) from error
-    _write(config_path(), f"{text}\n".encode(), "ADR_CONFIG")
+    replace_private(config_path(), f"{text}\n".encode(), "ADR_CONFIG")
 
 
 def get_item(cfg: Any, keys: Sequence[str]) -> Any:
@@ -261,107 +250,6 @@ def set_item(cfg: dict[str, Any], keys: Sequence[str], val: Any) -> dict[str, An
             )
     item[keys[-1]] = val
     return cfg
-
-
-def disp_item(val: str | Sequence[str] | None, masked: bool = False) -> str:
-    """Write a value as the wizard shows it.
-
-    Parameters
-    ----------
-    val : str or list of str
-        Value; a list is joined by commas, None is empty.
-    masked : bool, optional
-        Show the first 80 % as stars, rounded up so that a short secret is hidden whole.
-    """
-    text = "" if val is None else val if isinstance(val, str) else ",".join(val)
-    if masked:
-        shown = len(text) // 5
-        return "*" * (len(text) - shown) + text[len(text) - shown :]
-    return text
-
-
-def ask_question(
-    cfg: dict[str, Any],
-    keys: Sequence[str],
-    display: str,
-    masked: bool = False,
-    split: bool = False,
-) -> dict[str, Any]:
-    """Ask for a value and set it; an empty answer leaves it as it is.
-
-    Parameters
-    ----------
-    cfg : dict
-        Configuration; changed in place.
-    keys : tuple of str
-        Keys of the setting.
-    display : str
-        Words of the question.
-    masked : bool, optional
-        The value is a secret: show it masked, and do not echo what is typed on a terminal.
-    split : bool, optional
-        The value is a list: split the answer at commas.
-
-    Returns
-    -------
-    dict
-        `cfg`.
-
-    Raises
-    ------
-    EOFError
-        If the input has ended.
-
-    See Also
-    --------
-    disp_item, get_item, set_item
-    """
-    current = disp_item(get_item(cfg, keys), masked)
-    answer = _ask(f"{display} [{current}]: " if current else f"{display}: ", hidden=masked)
-    if not answer:
-        return cfg
-    if split:
-        return set_item(cfg, keys, [part.strip() for part in answer.split(",") if part.strip()])
-    return set_item(cfg, keys, answer)
-
-
-def wizard() -> None:
-    """Ask for every setting in turn and write the answers.
-
-    The first answer is written after the last question: Ctrl-C, or an end of the input,
-    changes nothing.
-
-    Raises
-    ------
-    UsageError
-        If the input ends before the last answer or is no text, or a file is broken or cannot
-        be written.
-
-    See Also
-    --------
-    load_config, write_config, write_aws_config, ask_question
-    """
-    cfg = load_config()
-    try:
-        for keys, display, masked, split in _QUESTIONS:
-            cfg = ask_question(cfg, keys, display, masked, split)
-        reply = None
-        while reply not in ("", "y", "yes", "n", "no"):
-            reply = _ask("Also write AWSCLI config [Y/n]? ").lower()
-    except EOFError as error:
-        raise UsageError(
-            "the input ended before the last question of the wizard, so nothing has been "
-            "written: run 'adr config' again and answer every question, if only with Enter"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"an answer is not text in {error.encoding}, so nothing has been written: "
-            f"run 'adr config' again in a terminal of that encoding"
-        ) from error
-    # The runner is not asked for; another command may have changed it in the meantime.
-    write_config(set_item(cfg, ("runner",), load_config("runner")))
-    if reply in ("", "y", "yes"):
-        write_aws_config(cfg)
 
 
 def write_aws_config(cfg: Mapping[str, Any]) -> None:
@@ -468,16 +356,6 @@ def _describe(item: Any, keys: Sequence[str]) -> str:
     return f"{name} is a value and holds no other"
 
 
-def _ask(prompt: str, hidden: bool = False) -> str:
-    if hidden and sys.stdin.isatty():
-        return getpass.getpass(prompt).strip()
-    if sys.stdout.isatty():
-        # Line editing redraws the line and has to know the prompt.
-        return input(prompt).strip()
-    print(prompt, end="", file=sys.stderr, flush=True)
-    return input().strip()
-
-
 def _edit_profile(
     variable: str,
     usual: str,
@@ -493,48 +371,6 @@ def _edit_profile(
                 f"for {path}, which cannot hold it: correct AWS_PROFILE or run 'adr config' again"
             )
     # Surrogates carry bytes that are not UTF-8 through the edit unchanged.
-    text = (_read(path, variable) or b"").decode("utf-8", "surrogateescape")
+    text = (read_private(path, variable) or b"").decode("utf-8", "surrogateescape")
     edited = edit_section(text, header, wanted, values)
-    _write(path, edited.encode("utf-8", "surrogateescape"), variable)
-
-
-def _read(path: Path, variable: str) -> bytes | None:
-    """Return the content of a file, None where there is none."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}; "
-            f"make it a readable file, or name another one in {variable}"
-        ) from error
-
-
-def _write(path: Path, content: bytes, variable: str) -> None:
-    """Replace a private file, whole or not at all."""
-    # A link is followed, so that settings kept elsewhere stay linked.
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        if target.exists() and not target.is_file():
-            # Renaming over a device, such as /dev/null, would take it from everybody.
-            raise OSError(errno.EINVAL, "it is not an ordinary file")
-        if not target.parent.exists():
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(descriptor, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}; "
-            f"make it a writable file, or name another one in {variable}"
-        ) from error
-    _log.info("wrote %s", path)
+    replace_private(path, edited.encode("utf-8", "surrogateescape"), variable)

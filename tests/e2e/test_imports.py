@@ -57,7 +57,7 @@ LAYERS = (
     ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets", "fleets.ec2"),
     ("objectcache",),
     ("fleets.specs",),
-    ("config", "awsfiles", "credentials"),
+    ("config", "awsfiles", "credentials", "privatefiles", "wizard"),
     ("likeness",),
     ("models", "keys"),
     ("documents",),
@@ -384,7 +384,7 @@ def test_only_the_console_and_the_wizard_speak_to_people():
     }
     speaking = {name for name in speaking if not name.startswith("commands.")}
     shown = {"console", "output", "hostoutput", "progressbar", "screen"}
-    assert speaking == shown | {"config", "fabfile"}
+    assert speaking == shown | {"wizard", "fabfile"}
 
 
 def test_no_module_takes_the_place_of_a_function():
