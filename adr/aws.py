@@ -1,7 +1,8 @@
-"""The only place that makes boto3 sessions and clients, and that reads their errors.
+"""The only place that makes boto3 sessions and clients, and where their errors are translated.
 
-Below it are boto3 and the configuration, above it the backends on S3 and SQS. Importing it
-imports boto3, which takes a noticeable time: import it only where AWS is really used.
+Below it are boto3, the configuration and `adr.awserrors`, which knows what errors mean; above it
+the backends on S3 and SQS, which know this module only. Importing it imports boto3, which takes
+a noticeable time: import it only where AWS is really used.
 
 Clients cost some 50 ms each, may be used by many threads but not made by several at once:
 a `Connection` makes each of them once, when it is first asked for.
@@ -13,24 +14,15 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore import exceptions as core
 from botocore.config import Config
 
-from adr.errors import (
-    AdrError,
-    Conflict,
-    Denied,
-    NotFound,
-    RunnerGone,
-    ServiceError,
-    Unavailable,
-    UsageError,
-)
+from adr.awserrors import error_code, is_denied, is_uncertain, translated
+from adr.errors import NotFound, RunnerGone, ServiceError, UsageError
 from adr.version import __version__
 
 if TYPE_CHECKING:
@@ -56,11 +48,6 @@ _log = logging.getLogger(__name__)
 DEFAULT_REGION = "eu-central-1"
 
 _ATTEMPTS = 5
-_LOG_IN = "run adr config, or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_RENEW = "log in again, or where adr prepare has set up this machine, run adr prepare --renew"
-#: What botocore says, in an error of no kind of its own, where it is given keys that have ended.
-_STILL_ENDED = "refreshed credentials are still expired"
-_ENDED = f"the credentials of this machine have ended: {_RENEW}"
 
 
 def session(region_name: str | None = None) -> boto3.Session:
@@ -384,145 +371,3 @@ def list_names(region_name: str | None = None) -> tuple[set[str], set[str]]:
             if bucket.get("BucketRegion", source.region_name) == source.region_name
         }
     return queues, buckets
-
-
-def error_code(error: BaseException | None) -> str:
-    """Return the code AWS gave an error, such as ``NoSuchKey``; empty where it gave none."""
-    if isinstance(error, core.ClientError):
-        return str(error.response.get("Error", {}).get("Code", ""))
-    return ""
-
-
-def is_uncertain(error: AdrError) -> bool:
-    """Tell whether a call that failed with a translated `error` may have been carried out."""
-    cause = error.__cause__
-    if isinstance(cause, core.ClientError):
-        return int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)) >= 500
-    return isinstance(cause, (core.ConnectionError, core.HTTPClientError))
-
-
-def is_denied(error: AdrError) -> bool:
-    """Tell whether a call failed, with a translated `error`, for want of a permission."""
-    return error_code(error.__cause__) in _DENIED
-
-
-@contextmanager
-def translated(operation: str, subject: str) -> Iterator[None]:
-    """Turn the errors of boto3 within into one sentence of adr's own.
-
-    Parameters
-    ----------
-    operation, subject : str
-        What is tried and on what: they complete "cannot …", as in ``"read"``,
-        ``"the manifest of batch b"``.
-
-    Raises
-    ------
-    NotFound, Conflict, RunnerGone
-        If there is no such object, a condition did not hold, or there is no such runner.
-    UsageError
-        If the input was refused before anything was sent.
-    ServiceError
-        If AWS refused, failed or could not be reached.
-
-    Examples
-    --------
-    >>> with translated("read", "the manifest"):
-    ...     client.get_object(Bucket=bucket, Key=key)
-    """
-    try:
-        yield
-    except core.ClientError as error:
-        kind, why = _answer(error)
-        raise kind(f"cannot {operation} {subject}: {why}") from error
-    except core.BotoCoreError as error:
-        kind, why = _trouble(error)
-        raise kind(f"cannot {operation} {subject}: {why}") from error
-    except RuntimeError as error:
-        if _STILL_ENDED not in str(error):
-            raise
-        raise Unavailable(f"cannot {operation} {subject}: {_ENDED}") from error
-
-
-_MISSING = {"NoSuchKey", "NotFound", "404"}
-_GONE = {
-    "NoSuchBucket",
-    "QueueDoesNotExist",
-    "AWS.SimpleQueueService.NonExistentQueue",
-}
-_CONFLICTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
-_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Forbidden", "403"}
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
-_THROTTLED = {
-    "RequestThrottled",
-    "SlowDown",
-    "ThrottledException",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
-}
-_WRONG_KEYS = {
-    "AuthFailure",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-}
-
-
-def _answer(error: core.ClientError) -> tuple[type[AdrError], str]:
-    """Read an error that AWS answered."""
-    code = error_code(error)
-    said = str(error.response.get("Error", {}).get("Message", "")).strip().rstrip(".") or code
-    action = error.operation_name
-    if code in _MISSING:
-        return NotFound, "it does not exist"
-    if code in _GONE:
-        return RunnerGone, "the runner is gone; adr list shows those there are"
-    if code in _CONFLICTS:
-        return Conflict, f"it has been changed meanwhile ({code})"
-    if code in _DENIED:
-        return Denied, (
-            f"AWS denies {action} to these credentials ({said}): "
-            f"ask for that permission, or use others (adr config or AWS_PROFILE)"
-        )
-    if code in _EXPIRED:
-        return Unavailable, _ENDED
-    if code in _WRONG_KEYS:
-        return ServiceError, f"AWS does not accept the credentials ({code}): {_LOG_IN}"
-    if code == "RequestTimeTooSkewed":
-        return ServiceError, "the clock of this machine is wrong: set it and try again"
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
-    kind = Unavailable if status >= 500 or code in _THROTTLED else ServiceError
-    return kind, f"AWS answered {action} with {code} ({said})"
-
-
-def _trouble(error: Exception) -> tuple[type[AdrError], str]:
-    """Read an error that botocore raised without an answer of AWS."""
-    said = " ".join(str(error).split()).rstrip(".")
-    if isinstance(error, core.ProfileNotFound):
-        return UsageError, f"{said}: set AWS_PROFILE to one of those in ~/.aws/config"
-    if isinstance(error, (core.ConfigParseError, core.InvalidConfigError)):
-        return UsageError, f"{said}: correct that file"
-    if isinstance(error, core.InvalidRegionError):
-        return UsageError, f"this is no region: give one such as {DEFAULT_REGION}"
-    if isinstance(error, core.ParamValidationError):
-        return UsageError, said
-    if isinstance(error, core.PartialCredentialsError):
-        return ServiceError, f"the credentials are incomplete ({said}): {_LOG_IN}"
-    if isinstance(error, core.NoCredentialsError):
-        return ServiceError, f"there are no AWS credentials: {_LOG_IN}"
-    if isinstance(
-        error,
-        (
-            core.CredentialRetrievalError,
-            core.SSOError,
-            core.TokenRetrievalError,
-        ),
-    ):
-        # A worker that runs goes on when they can be had again.
-        return Unavailable, f"the credentials could not be had ({said}): {_RENEW}"
-    if isinstance(error, (core.ConnectionError, core.HTTPClientError, core.IncompleteReadError)):
-        return Unavailable, f"{said}: check the network, the region and AWS_ENDPOINT_URL"
-    return ServiceError, said

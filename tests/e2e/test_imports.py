@@ -55,7 +55,7 @@ LAYERS = (
     ("access", "role"),
     ("ledgers.*", "stores.*", "aws", "remote", "logins", "hostkeys", "roster", "orders", "wheel"),
     ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets", "fleets.ec2"),
-    ("objectcache",),
+    ("objectcache", "awserrors"),
     ("fleets.specs",),
     ("config", "awsfiles", "credentials", "privatefiles", "wizard"),
     ("likeness",),
