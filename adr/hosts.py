@@ -6,14 +6,13 @@ opens the runner and delegates to `adr.launching` or `adr.inventory`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from adr import inventory, launching, preparing
 from adr.errors import PartialFailure
 from adr.fleets.base import Host, LaunchPlan, LaunchReport
-from adr.inventory import Hosts, HostView
-from adr.keys import WORKERS
+from adr.inventory import Hosts
 from adr.launching import Spec
 from adr.launchoptions import launch_spec, ssh_spec
 from adr.progress import SILENT, Progress
@@ -23,9 +22,7 @@ if TYPE_CHECKING:
     from adr.fleets.ec2.orphans import Orphan
 
 __all__ = [
-    "get_workers",
     "host_output",
-    "iterate_workers",
     "launch",
     "launch_plan",
     "list_hosts",
@@ -326,62 +323,6 @@ def list_orphans(region_name: str | None = None) -> tuple[list[Orphan], list[str
     from adr.fleets.ec2.orphans import orphans
 
     return orphans(session(region_name))
-
-
-def iterate_workers(
-    runner_id: str, region_name: str | None = None, hosts: Sequence[str] | None = None
-) -> Iterator[Any]:
-    """Iterate over Amazon EC2 instances associated with a given runner.
-
-    Parameters
-    ----------
-    runner_id : str
-        Runner ID
-    region_name : str
-        Amazon region identifier
-    hosts : list
-        List of specific hosts to iterate, by id or address
-
-    Returns
-    -------
-    iterator
-        Boto3 EC2 instance objects associated with given runner; none of a local one
-    """
-    runner = open_runner(runner_id, region_name)
-    if "ec2" not in runner.fleets:
-        return
-    from adr.aws import Connection
-
-    views = [HostView(host) for host in runner.fleets["ec2"]().hosts()]
-    connection = Connection(runner_id, region_name)
-    for view in views if hosts is None else inventory.choose(views, hosts):
-        # Only with it is the region of the runner certain.
-        _ = connection.queue_url
-        yield connection.instance(view.name)
-
-
-def get_workers(runner_id: str, region_name: str | None = None, prefix: str = WORKERS) -> list[str]:
-    """Get list of public IP addresses of workers for specific runner.
-
-    Parameters
-    ----------
-    runner_id : str
-        Runner ID
-    region_name : str, optional
-        Amazon region identifier
-    prefix : str, optional
-        Prefix used for registration of workers
-
-    Returns
-    -------
-    list
-        List of public IP addresses
-
-    See Also
-    --------
-    get_runners, register_workers, deregister_workers
-    """
-    return inventory.addresses(open_runner(runner_id, region_name).store, prefix)
 
 
 def host_output(runner_id: str, host: str, region_name: str | None = None) -> bytes:

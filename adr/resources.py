@@ -1,7 +1,8 @@
-"""The documented helpers that take boto3 resources: one step of the work each.
+"""The documented helpers that take boto3 resources of S3 and SQS: one step of the work each.
 
 They are for those who build something of their own on a runner's bucket and queue. adr
-itself works through `adr.runner`, and so do these wherever it has what they need.
+itself works through `adr.runner`, and so do these wherever it has what they need. Those about
+instances are in `adr.instances`.
 """
 
 from __future__ import annotations
@@ -17,39 +18,29 @@ from typing import Any
 from adr.batch import new_batch_id
 from adr.bundle import unpack_bundle, write_bundle
 from adr.errors import UsageError
-from adr.fleets.specs import Ec2Spec
-from adr.inventory import deregister, register
-from adr.keys import WORKERS, bundle_key
-from adr.launchoptions import launch_spec
+from adr.keys import bundle_key
 from adr.members import DEFAULT_EXCLUDES, choose
 from adr.models import Job, new_id
 from adr.queueing import queue_single
 from adr.runner import Runner, open_runner
 from adr.transfer import store_files
-from adr.version import __version__
 from adr.worker.loop import Worker
 
 __all__ = [
     "create_bucket",
     "create_queue",
-    "deregister_workers",
     "download_batch",
     "get_job",
-    "isiterable",
     "key_exists",
-    "launch_workers",
     "parse_message",
     "process_job",
     "queue_job",
-    "register_workers",
     "upload_batch",
     "upload_files",
 ]
 
 #: ``adr.get_job`` never waits longer than this in one poll; the limit of SQS.
 _LONGEST_POLL_S = 20
-#: Smallest root volume of instances that are launched here.
-_LEAST_DISK_GIB = 20
 
 
 def create_bucket(
@@ -88,143 +79,6 @@ def create_queue(sqs: Any, runner_id: str) -> None:
         Runner ID and name of queue to be created
     """
     _runner(runner_id, sqs=sqs).ledger.create()
-
-
-def register_workers(
-    s3: Any, runner_id: str, workers: str | Sequence[str], prefix: str = WORKERS
-) -> None:
-    """Register workers.
-
-    A worker is registered by creating an empty file object with a prefix `prefix` and name
-    equal to the public IP address of the worker in the Amazon S3 Bucket.
-
-    Parameters
-    ----------
-    s3 : boto3 resource
-        Boto3 S3 resource object in specified region
-    runner_id : str
-        Runner ID
-    workers : str or list
-        String or list of strings with public IP addresses of workers to be registered
-    prefix : str, optional
-        Prefix for generated keys
-
-    See Also
-    --------
-    deregister_workers
-    """
-    register(_runner(runner_id, s3=s3).store, _each(workers), prefix)
-
-
-def deregister_workers(
-    s3: Any, runner_id: str, workers: str | Sequence[str], prefix: str = WORKERS
-) -> None:
-    """Deregister workers.
-
-    A worker is deregistered by deleting the empty file object with a prefix `prefix` and name
-    equal to the public IP address of the worker in the Amazon S3 Bucket.
-
-    Parameters
-    ----------
-    s3 : boto3 resource
-        Boto3 S3 resource object in specified region
-    runner_id : str
-        Runner ID
-    workers : str or list
-        String or list of strings with public IP addresses of workers to be deregistered
-    prefix : str, optional
-        Prefix for generated keys
-
-    See Also
-    --------
-    register_workers
-    """
-    deregister(_runner(runner_id, s3=s3).store, _each(workers), prefix)
-
-
-def launch_workers(
-    ec2: Any,
-    runner_id: str,
-    n: int = 1,
-    ami: str | None = None,
-    asg: Sequence[str] = (),
-    akp: str | None = None,
-    ait: str | None = None,
-) -> list[str]:
-    """Launch Amazon workers, tag them and wait for them to be online.
-
-    These are bare instances: `prepare` installs adr on them, and they do not end by themselves;
-    who shuts one down ends it. Their root volume is encrypted.
-    `launch` launches instances that do both.
-
-    Parameters
-    ----------
-    ec2 : boto3 resource
-        Boto3 EC2 resource object in specified region
-    runner_id : str
-        Runner ID
-    n : int, optional
-        Number of instances to launch [default: 1]
-    ami : str, optional
-        Amazon Machine Image [default: from the configuration]
-    asg : list, optional
-        List of strings with Amazon Security Groups [default: from the configuration, then
-        that of the default VPC]
-    akp : str, optional
-        Name of Amazon Key Pair [default: from the configuration, then none]
-    ait : str, optional
-        Amazon Instance Type [default: from the configuration, then c7i.large]
-
-    Returns
-    -------
-    list
-        List with public IP addresses of workers
-
-    See Also
-    --------
-    launch, register_workers
-
-    Raises
-    ------
-    UsageError
-        If there is no machine image.
-    ServiceError
-        If EC2 refuses.
-    """
-    from adr.fleets.ec2.images import find_images
-    from adr.fleets.ec2.instances import LOGINS, PREPARE
-    from adr.fleets.ec2.refusals import refusals
-    from adr.fleets.ec2.requests import Order, Pool, run_instances
-
-    spec = launch_spec("ec2", n, {"ami": ami, "asg": asg, "akp": akp, "ait": ait})
-    assert isinstance(spec, Ec2Spec)
-    if spec.ami is None:
-        raise UsageError("no machine image is given: name one as ami, or with adr config")
-    tags = {
-        "Name": f"adr-{runner_id[:7]}",
-        "Runner": runner_id,
-        "Version": __version__,
-        PREPARE: LOGINS["ubuntu"],
-    }
-    client = ec2.meta.client
-    region = client.meta.region_name
-    image = find_images(client, [spec.ami], region)[spec.ami]
-    order = Order(
-        n=n,
-        pools=(Pool(spec.types[0], spec.ami),),
-        root_device=image.root_device,
-        disk_gib=max(image.size_gib, _LEAST_DISK_GIB),
-        groups=spec.groups,
-        key_pair=spec.key_pair,
-        tags=tags,
-    )
-    request = run_instances(order, new_id(), n)
-    with refusals("launch", f"{n} instances of {spec.types[0]}", region, spec.types):
-        instances = ec2.create_instances(**request)
-        for instance in instances:
-            instance.wait_until_running()
-            instance.reload()
-    return [instance.public_ip_address for instance in instances if instance.public_ip_address]
 
 
 def key_exists(s3: Any, runner_id: str, key: str) -> bool:
@@ -498,21 +352,6 @@ def process_job(sqs: Any, s3: Any, runner_id: str, workingdir: str = ".") -> boo
     runner = open_runner(runner_id, worker=worker, s3=s3, sqs=sqs)
     report = Worker(runner, worker, Path(workingdir), slots=1, most_jobs=1).run()
     return bool(report.succeeded + report.failed + report.cancelled)
-
-
-def isiterable(lst: object) -> bool:
-    """Check if input is iterable; a string is one thing, not many.
-
-    Parameters
-    ----------
-    lst : any
-        What to look at
-    """
-    return hasattr(lst, "__iter__") and not isinstance(lst, (str, bytes))
-
-
-def _each(workers: str | Sequence[str]) -> Sequence[str]:
-    return workers if isiterable(workers) else [workers]  # type: ignore[list-item]
 
 
 def _runner(runner_id: str, *, s3: Any = None, sqs: Any = None) -> Runner:

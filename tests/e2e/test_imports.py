@@ -40,7 +40,10 @@ LAYERS = (
         "helptexts",
     ),
     ("adr", "__init__"),
-    ("control", "hosts", "lifecycle", "resources", "results", "retrying", "waiting"),
+    (
+        *("control", "hosts", "instances", "jobs", "lifecycle", "resources", "results"),
+        *("retrying", "waiting"),
+    ),
     ("destruction", "embedded", "following", "preparing"),
     ("launching", "launchoptions"),
     ("inventory",),
