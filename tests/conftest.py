@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import botocore.session
 import pytest
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import create_loader
 
 from tests.ec2_rules import publish_images, remember_tokens
 from tests.proxy import Proxy
@@ -27,10 +28,9 @@ REGION = "eu-central-1"
 
 @pytest.fixture(scope="session", autouse=True)
 def models_read_once() -> Iterator[None]:
-    """Share the models of AWS: reading them is most of what a client costs."""
+    """Share the models of AWS: to find and to read them is most of what a client costs."""
     with pytest.MonkeyPatch.context() as patch:
-        read = functools.cache(JSONFileLoader().load_file)
-        patch.setattr(JSONFileLoader, "load_file", staticmethod(read))
+        patch.setattr(botocore.session, "create_loader", functools.cache(create_loader))
         yield
 
 

@@ -96,12 +96,15 @@ def nursery() -> Nursery:
 
 def _serve() -> int:
     """Fork for each request; return only in the child, what it is to exit with."""
-    import botocore.loaders
+    import boto3
+    import botocore.session
 
     for name in _USED:
         importlib.import_module(name)
-    # Each session would read the descriptions of S3 and SQS anew.
-    botocore.loaders.create_loader = functools.cache(botocore.loaders.create_loader)
+    # Each session would find and read the descriptions of S3 and SQS anew.
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+    for service in ("s3", "sqs"):
+        boto3.Session("nobody", "nothing", region_name="eu-central-1").client(service)
     channel = socket.socket(fileno=os.dup(0))
     stream = channel.makefile("rwb", buffering=0)
     selector = selectors.DefaultSelector()
