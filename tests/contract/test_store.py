@@ -317,11 +317,11 @@ class TestListing:
 
 
 class TestRemoval:
-    def test_more_than_one_call_takes_are_removed(self, store: ObjectStore, tmp_path: Path) -> None:
+    def test_more_than_one_call_takes_are_removed(self, store: ObjectStore) -> None:
         names = [f"b/{n:06d}/x" for n in range(1003)]
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda name: store.write(name, b""), names))
-        assert keys(store) == names
+        # Those that are not there count for a call as the others do, and are made for nothing.
+        for name in (names[0], names[1], names[-1]):
+            store.write(name, b"")
 
         store.delete(iter(names[1:]))
 

@@ -32,15 +32,12 @@ def inputs(shell):
 @pytest.fixture(params=["ministack", "moto", "local"])
 def place(request, shell):
     """Return the words after ``adr create`` that make a runner in each kind of place."""
-    if request.param == "ministack":
-        request.getfixturevalue("proxy")
-        return []
-    if request.param == "moto":
-        request.getfixturevalue("moto_env")
-        shell.inside = True
-        return []
-    shell.start = WITHOUT_BOTO
-    return ["--local", "--dir=my/runner"]
+    if request.param == "local":
+        shell.start = WITHOUT_BOTO
+        return ["--local", "--dir=my/runner"]
+    request.getfixturevalue("proxy" if request.param == "ministack" else "moto_env")
+    shell.inside = True
+    return []
 
 
 @pytest.fixture(params=["ministack", "local"])
@@ -292,15 +289,18 @@ def test_a_status_names_who_works_and_what_runs(shell, runner, wait_for):
     # given a job that runs until it may end, and one that waits
     shell.write({"a.txt": "a", "b.txt": "b"})
     end = shell.folder / "end"
-    command = f"echo {{}}; until [ -e {end} ]; do sleep 0.05; done"
+    begun = shell.folder / "begun"
+    command = f"touch {begun}; until [ -e {end} ]; do sleep 0.05; done"
     shell("queue", "--command", command, "a.txt", "b.txt")
     worker = shell.begin("process", "--slots=1")
     try:
+        wait_for(begun.exists)
         # when
         status = wait_for(
             lambda: (
                 (found := shell("status", "--json", "--jobs").json)["totals"]["running"] and found
-            )
+            ),
+            every=0.5,
         )
         # then
         assert status["totals"] == {**NONE, "jobs": 2, "running": 1, "queued": 1}

@@ -111,9 +111,10 @@ class TestWhatIsPacked:
 
         # when it is installed where only what adr needs is there
         home = tmp_path / "venv"
-        venv.create(home, with_pip=True, symlinks=True)
-        install = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", wheel["name"]]
-        subprocess.run([home / "bin" / "python", *install], cwd=tmp_path, check=True)
+        venv.create(home, symlinks=True)
+        pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python"]
+        install = ["install", "-q", "--no-index", "--no-deps", wheel["name"]]
+        subprocess.run([*pip, *install], cwd=tmp_path, check=True)
         site = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
         (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
         said = subprocess.run(
