@@ -290,7 +290,7 @@ def test_a_status_names_who_works_and_what_runs(shell, runner, wait_for):
     shell.write({"a.txt": "a", "b.txt": "b"})
     end = shell.folder / "end"
     begun = shell.folder / "begun"
-    command = f"touch {begun}; until [ -e {end} ]; do sleep 0.05; done"
+    command = f"echo {{}} > {begun}; until [ -e {end} ]; do sleep 0.05; done"
     shell("queue", "--command", command, "a.txt", "b.txt")
     worker = shell.begin("process", "--slots=1")
     try:

@@ -1125,11 +1125,13 @@ def test_a_runner_has_instances_from_its_launch_to_its_end(strict_moto, shell):
     require_wheel(shell.folder)
     runner = shell("create").out.strip()
 
+    # Only the installed adr can be brought to instances; inside is that of the sources.
     told = shell("launch", "-n", "2", "--dry-run")
     assert f"adr-{runner}" in told.out + told.err
     assert json.loads(shell("launch", "--dry-run", "--json").out)
     assert shell("launch", "--ait=c7i.huge", status=2).err.count("\n") == 1
     launched = shell("launch", "-n", "2", "--max-hours=2").lines
+    shell.inside = True
     ec2 = boto3.client("ec2")
 
     def instances():

@@ -10,22 +10,28 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
 import pytest
 
+import adr
 from adr.fleets.base import Demand
 from adr.fleets.specs import SshSpec
 from adr.keys import SSH_HOSTS
 from adr.progress import SILENT
 from adr.runner import open_runner
 from tests.conftest import REGION
+from tests.e2e.conftest import Shell
 from tests.machines.index import PackageIndex
 from tests.network import Network, require_network
 from tests.servers import free_port, require, start_ministack, start_moto
 from tests.sshd import LabHost, LoopbackSshd, make_key, python_of_hosts, require_sshd
+
+
+#: Whether what runs here is that adr; else it is that of the sources (`tests.suites`).
+IS_INSTALLED = "site-packages" in adr.__file__
 
 
 class Fleet:
@@ -35,11 +41,14 @@ class Fleet:
         self.shell = shell
         self.runner = runner
         self.install = (f"--key={key}", f"--pip-options={pip_options}")
+        # What is asked for again and again need not be a process each time.
+        self._asking = Shell(shell.folder)
+        self._asking.inside = True
 
     def __call__(self, verb, *words, status=0):
         """Run a command and return what it prints as JSON."""
-        # What is brought to hosts is the adr that is installed; inside is that of the sources.
-        if not self.shell.inside or verb in ("launch", "prepare"):
+        # What is brought to hosts is the adr that is installed.
+        if not self.shell.inside or (verb in ("launch", "prepare") and not IS_INSTALLED):
             return self.end(self.begin(verb, *words), status)
         done = self.shell(verb, *self._of_runner(), *words, status=status)
         self.err = done.err
@@ -73,7 +82,7 @@ class Fleet:
         self.shell("queue", *words, *(f"in/{name}.txt" for name in names))
 
     def records(self):
-        told = self.shell("status", f"--runner={self.runner}", "--jobs", "--json").json
+        told = self._asking("status", f"--runner={self.runner}", "--jobs", "--json").json
         return {job["label"]: job for job in told["jobs"]}
 
     def all_succeeded(self):
@@ -145,7 +154,10 @@ def pid_of(sshd, fleet):
 
 
 def lives(pid):
-    return Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
+    """Return the command line of a process; nothing where it has ended, also just now."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def mark(sshd):
@@ -255,7 +267,7 @@ def test_a_start_that_still_waits_starts_nothing_after_a_stop(
 ):
     def queued():
         own = descendants_with_env("HOME", str(sshd.home))
-        return [pid for pid in own if b"\0start\0" in (lives(pid) or b"")]
+        return [pid for pid in own if b"\0start\0" in lives(pid)]
 
     # Given a start that waits for another adr, and whose own adr was interrupted
     fleet.launch("--keep")
