@@ -18,20 +18,20 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from adr.documents import reading
 from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
 from adr.keys import LIVE, heartbeat_key
 from adr.models import WorkerInfo
-from adr.stores.base import Document, ObjectStore
+from adr.stores.base import Document, ObjectInfo, ObjectStore
 
-__all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks"]
+__all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks", "pace"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +41,36 @@ HEARTBEAT_S = 30.0
 DEAD_AFTER_S = 100.0
 #: What a dead worker has left is kept for so long, for those who look for the reason.
 _FORGET_AFTER_S = 3600.0
+#: So many workers each tell of every change, and so many times that are heard of half as often.
+_FEW = 100
+_MANY = 600
 
 _READERS = 16
 _SWEPT = 100
+#: After so many heartbeats a worker looks again how many others there are.
+_BEATS_PER_LOOK = 100
+#: As many as one listing tells of.
+_PAGE = 1000
+#: What begins alike where there are more: ids are random.
+_SHARES = [f"{number:02x}" for number in range(256)]
+
+
+def pace(heartbeat_s: tuple[float, float], workers: int) -> tuple[float, float]:
+    """Return after how many seconds a worker tells of a change, and at the latest that it lives.
+
+    Of what many do, each change is seldom looked at, while each heartbeat costs the same: the
+    more workers there are, the rarer they become, down to half as many.
+
+    Parameters
+    ----------
+    heartbeat_s : tuple of float
+        The same for few workers.
+    workers : int
+        How many there are, about.
+    """
+    shortest_s, usual_s = heartbeat_s
+    longest_s = usual_s * min(2.0, max(1.0, 2 * workers / _MANY))
+    return min(longest_s, shortest_s * max(1.0, workers / _FEW)), longest_s
 
 
 class WorkerLocks:
@@ -158,7 +185,9 @@ class Roster:
         self._locks = locks
         self._dead_after_s = dead_after_s
         self._forget_after_s = forget_after_s
-        self._swept = False
+        self._beats = 0
+        #: How many heartbeats there were at the last look, about.
+        self.others = 0
 
     def hold(self, worker: str) -> None:
         """Take the lock by which others see that a local worker lives, if it leases nothing yet."""
@@ -168,9 +197,9 @@ class Roster:
     def beat(self, info: WorkerInfo) -> None:
         """Write the heartbeat of a worker; the first time, clear away after others."""
         self._write(info)
-        if not self._swept:
-            self._swept = True
+        if self._beats % _BEATS_PER_LOOK == 0:
             self.sweep(info.worker)
+        self._beats += 1
 
     def leave(self, info: WorkerInfo) -> None:
         """Write the last heartbeat of a worker and let go of its lock; idempotent."""
@@ -189,7 +218,8 @@ class Roster:
 
         Looks at a hundred of those at most that were not heard of lately, and where there are
         more heartbeats less often at any: of ten thousand workers that start together each would
-        otherwise do so. Raises nothing, since not everybody may remove anything.
+        otherwise do so. For the same reason only a part of a thousand or more is listed. Raises
+        nothing, since not everybody may remove anything.
         """
         try:
             self._sweep(worker)
@@ -208,44 +238,46 @@ class Roster:
 
     def alive(self) -> list[WorkerInfo]:
         """Read the heartbeats of all living workers, in the order of their start."""
-        infos = self._living(self._listed()[0])
+        infos = self._living(list(self._lately()))
         return sorted(infos, key=lambda info: (info.started_at, info.worker))
 
     def idle(self) -> tuple[int, Iterator[str]]:
-        """Return how many workers live, some may just have left, and the ids of the idle ones.
+        """Return how many workers live, and the ids of the idle ones.
 
-        These come in order, and are read as they are asked for: of ten thousand workers the
-        first few idle ones cost little.
+        Some may just have left, and of more than a thousand there are a thousand or more. Ids come
+        in order, and are listed and read as they are asked for: of ten thousand workers the first
+        few idle ones cost little.
         """
-        keys, _ = self._listed()
+        keys = self._lately()
+        first = list(islice(keys, _PAGE))
 
         def idle() -> Iterator[str]:
-            rest = iter(keys)
+            rest = chain(first, keys)
             while some := list(islice(rest, _READERS)):
                 yield from (info.worker for info in self._living(some) if not info.running)
 
-        return len(keys), idle()
+        return len(first), idle()
 
     def heard_of(self) -> set[str]:
         """Return the hosts of all workers whose heartbeat is kept, also of those that left."""
         found = self._read([entry.key for entry in self._store.list(LIVE)])
         return {info.host for key, each in found.items() if (info := _told(key, each))}
 
-    def _listed(self) -> tuple[list[str], list[str]]:
-        """Return the keys of those who may live, and of those who do not, without reading any."""
-        entries = list(self._store.list(LIVE))
-        if self._locks is not None:
-            # They alone tell who lives; and on one machine there are never many.
-            keys = [entry.key for entry in entries]
-            return keys, [key for key in keys if not self._locks.is_held(_worker_of(key))]
+    def _lately(self) -> Iterator[str]:
+        """Yield the keys of those who may live, in order; lists as it goes, and reads none."""
+        entries = self._store.list(LIVE)
+        first = list(islice(entries, _PAGE))
+        is_silent = self._silence(first)
+        return (entry.key for entry in chain(first, entries) if not is_silent(entry))
+
+    def _silence(self, listed: Sequence[ObjectInfo]) -> Callable[[ObjectInfo], bool]:
+        """Return what tells whether a worker is dead, by heartbeats that were listed together."""
+        locks = self._locks
+        if locks is not None:
+            return lambda entry: not locks.is_held(_worker_of(entry.key))
         # What time it is at the store, or was: nobody is taken for dead too early.
-        now = max((entry.written_at for entry in entries), default=0.0)
-        lately: list[str] = []
-        others: list[str] = []
-        for entry in entries:
-            is_old = now - entry.written_at >= self._dead_after_s
-            (others if is_old else lately).append(entry.key)
-        return lately, others
+        now = max((entry.written_at for entry in listed), default=0.0)
+        return lambda entry: now - entry.written_at >= self._dead_after_s
 
     def _living(self, keys: Sequence[str]) -> list[WorkerInfo]:
         infos = []
@@ -268,10 +300,15 @@ class Roster:
             self._locks.drop(worker)
 
     def _sweep(self, worker: str) -> None:
-        lately, others = self._listed()
-        if random.uniform(0, len(lately) + len(others)) > _SWEPT:
+        some, parts = list(islice(self._store.list(LIVE), _PAGE)), 1
+        if len(some) == _PAGE:
+            share, parts = random.choice(_SHARES), len(_SHARES)
+            some = list(islice(self._store.list(LIVE + share), _PAGE))
+        silent = list(filter(self._silence(some), some))
+        self.others = parts * (len(some) - len(silent))
+        if random.uniform(0, parts * len(some)) > _SWEPT:
             return
-        keys = [key for key in others if key != heartbeat_key(worker)]
+        keys = [entry.key for entry in silent if entry.key != heartbeat_key(worker)]
         found = self._read(random.sample(keys, min(_SWEPT, len(keys))))
         old = [
             key

@@ -18,6 +18,7 @@ from adr.clock import boot_time
 from adr.errors import AdrError, RunnerGone
 from adr.models import WorkerInfo
 from adr.orders import OrderBook, Orders
+from adr.roster import pace
 from adr.runner import Runner
 
 __all__ = ["Heartbeat"]
@@ -119,7 +120,7 @@ class Heartbeat:
             self._beat(info)
 
     def _is_due(self, info: WorkerInfo) -> bool:
-        shortest_s, usual_s = self._runner.heartbeat_s
+        shortest_s, usual_s = self._pace()
         age_s = time.monotonic() - self._beat_at
         told = self._told
         if told is None or info.note != told.note:
@@ -129,10 +130,13 @@ class Heartbeat:
     def _beat(self, info: WorkerInfo) -> None:
         self._runner.roster.beat(info)
         self.is_heard = True
-        usual_s = self._runner.heartbeat_s[1]
+        _, usual_s = self._pace()
         self._told, self._beat_at = info, time.monotonic() - random.uniform(0, usual_s / 10)
         if self._alive is not None:
             self._note_alive(self._alive)
+
+    def _pace(self) -> tuple[float, float]:
+        return pace(self._runner.heartbeat_s, self._runner.roster.others)
 
     def _note_alive(self, path: Path) -> None:
         """Write in place, as the folder may not be ours, and never less than was there."""

@@ -29,7 +29,6 @@ from tests.network import Network, require_network
 from tests.servers import free_port, require, start_ministack, start_moto
 from tests.sshd import LabHost, LoopbackSshd, make_key, python_of_hosts, require_sshd
 
-
 #: Whether what runs here is that adr; else it is that of the sources (`tests.suites`).
 IS_INSTALLED = "site-packages" in adr.__file__
 
