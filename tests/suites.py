@@ -4,6 +4,9 @@
 
 Without arguments all suites are run. They share one environment, since to install it costs as
 much as a suite; most of what they do is to wait, so there are more of them than cores.
+
+What they import is the sources, in processes they start elsewhere it is the adr that is installed.
+Only those for which that would make a difference have the latter throughout.
 """
 
 from __future__ import annotations
@@ -19,18 +22,19 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 #: The longest first. What tests share for a session, such as emulators, a suite starts once.
 SUITES = {
-    "hosts": ["tests/fleets/test_ssh_hosts.py"],
-    "machines": ["tests/machines"],
-    "units": ["tests/unit"],
-    "contract": ["tests/contract"],
+    # What is brought to hosts is the adr that is installed.
+    "hosts": ["--import-mode=append", "tests/fleets/test_ssh_hosts.py"],
     "faults": ["tests/faults"],
+    "machines": ["tests/machines"],
     "crash": ["tests/crash"],
+    "units": ["tests/unit"],
     "e2e": ["tests/e2e"],
     "fleets": ["tests/fleets", "--ignore=tests/fleets/test_ssh_hosts.py"],
+    "contract": ["tests/contract"],
 }
 #: Needs what the others do not, and has an environment of its own.
 _ELSEWHERE = {"tests/epanet"}
-_SIDE_BY_SIDE = 4
+_SIDE_BY_SIDE = 5
 
 
 def _left_out() -> list[str]:
@@ -41,6 +45,9 @@ def _left_out() -> list[str]:
 
 
 def _pytest(words: Sequence[str]) -> list[str]:
+    if "--import-mode=append" in words:
+        # As a module it would have the folder of the sources first.
+        return [str(Path(sys.executable).with_name("pytest")), *words]
     return [sys.executable, "-m", "pytest", *words]
 
 
