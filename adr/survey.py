@@ -49,11 +49,9 @@ _log = logging.getLogger(__name__)
 
 #: A batch that has not been sent whole by then was given up by whoever queued it.
 _SENDING_S = 600.0
-#: Workers that find nothing to do read the records of so many jobs a second, all together: about
-#: a hundred objects a second where each worker has done a few hundred jobs.
-_SPREAD_JOBS_PER_S = 20_000
+#: A worker reads the records of so many jobs a second, about.
+_READ_JOBS_PER_S = 100_000
 _SHORTEST_SPREAD_S = 1.0
-_LONGEST_SPREAD_S = 600.0
 _READERS = 8
 
 
@@ -222,11 +220,13 @@ class Survey:
     def _is_time_to_read(self, batch: str, parts: Sequence[Manifest]) -> bool:
         """Tell whether the records of a batch may be read: at once, or from some moment on."""
         if batch not in self._read_at:
-            longest_s = sum(part.count for part in parts) / _SPREAD_JOBS_PER_S
+            reading_s = sum(part.count for part in parts) / _READ_JOBS_PER_S
+            # So one more begins, about, while one reads; the first after about as long. There is
+            # no bound: whose turn would be in days leaves by what the queue says in a minute.
+            longest_s = reading_s * max(1, self._runner.roster.others)
             if longest_s < _SHORTEST_SPREAD_S:
                 return True
-            wait_s = random.uniform(0, min(longest_s, _LONGEST_SPREAD_S))
-            self._read_at[batch] = time.monotonic() + wait_s
+            self._read_at[batch] = time.monotonic() + random.uniform(0, longest_s)
         return time.monotonic() >= self._read_at[batch]
 
     def _is_batch_decided(self, batch: str, parts: Sequence[Manifest], orders: Orders) -> bool:

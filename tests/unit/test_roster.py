@@ -22,9 +22,9 @@ import pytest
 
 from adr.aws import Connection
 from adr.keys import heartbeat_key
-from adr.models import SlotInfo, WorkerInfo
-from adr.roster import Roster, WorkerLocks
-from adr.stores.base import Document, ObjectStore
+from adr.models import SlotInfo, WorkerInfo, new_id
+from adr.roster import Roster, WorkerLocks, pace
+from adr.stores.base import Document, ObjectInfo, ObjectStore
 from adr.stores.directory import DirectoryStore
 from adr.stores.s3 import S3Store
 from tests.proxy import Proxy
@@ -41,11 +41,17 @@ time.sleep(60)
 
 
 class Counting(DirectoryStore):
-    """A store that notes what is read."""
+    """A store that notes what is read, and how many objects are listed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.read_keys: list[str] = []
+        self.listed = 0
+
+    def list(self, prefix: str, *, flat: bool = False) -> Iterator[ObjectInfo]:
+        for entry in super().list(prefix, flat=flat):
+            self.listed += 1
+            yield entry
 
     def read(self, key: str) -> Document:
         self.read_keys.append(key)
@@ -283,23 +289,56 @@ class TestHeartbeats:
         assert caplog.text == ""
 
     def test_of_many_that_start_together_few_look_at_others(self, tmp_path: Path) -> None:
-        # given two hundred that were heard of lately, and two hundred that were not
+        # given a hundred and fifty that were heard of lately, and as many that were not
         store = Counting(tmp_path / "store")
         store.create()
-        for number in range(400):
+        for number in range(300):
             key = heartbeat_key(f"{number:03}")
             store.write(key, json.dumps(info(f"{number:03}").to_dict()).encode())
             if number % 2:
                 os.utime(tmp_path / "store" / "objects" / key, (1.0, 1.0))
 
         # when as many start
-        for number in range(400):
+        for number in range(100):
             Roster(store, forget_after_s=math.inf).sweep(f"{number:03}")
 
-        # then about one of four has looked, at a hundred of the silent ones
+        # then about one of three has looked, at a hundred of the silent ones
         assert {int(key[-6:-5]) % 2 for key in store.read_keys} == {1}
         assert len(store.read_keys) % 100 == 0
-        assert 4_000 < len(store.read_keys) < 20_000
+        assert 1_000 < len(store.read_keys) < 6_000
+
+    def test_of_very_many_only_a_part_is_listed(self, tmp_path: Path) -> None:
+        # given more than one listing tells of, of whom one part has left
+        store = Counting(tmp_path / "store")
+        store.create()
+        for number in range(1100):
+            left = number % 2 == 0
+            told = {**replace(info(new_id()), running=()).to_dict(), "left": left}
+            store.write(heartbeat_key(told["worker"]), json.dumps(told).encode())
+        roster = Roster(store)
+
+        # when another starts, then it knows about how many there are
+        seen = []
+        for _ in range(10):
+            roster.sweep()
+            seen.append(roster.others)
+        assert 500 < sum(seen) / 10 < 1700
+        assert store.listed < 10 * 1050
+
+        # and who asks for a few idle ones need not list all
+        store.listed = 0
+        number, idle = roster.idle()
+        assert (number, store.listed) == (1000, 1000)
+        assert len(list(itertools.islice(idle, 20))) == 20
+        assert store.listed == 1000
+        assert len({*idle}) == 550 - 20
+
+    def test_the_more_there_are_the_rarer_they_tell(self) -> None:
+        usual = (10.0, 30.0)
+        assert pace(usual, 0) == pace(usual, 100) == usual
+        assert pace(usual, 200) == (20.0, 30.0)
+        assert pace(usual, 450) == (45.0, 45.0)
+        assert pace(usual, 10_000) == (60.0, 60.0), "well before they are taken for dead"
 
     def test_idle_ones_are_read_only_as_far_as_they_are_asked_for(self, tmp_path: Path) -> None:
         # given workers of which every second one runs something, and one that was silent for long
