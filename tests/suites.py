@@ -5,8 +5,8 @@
 Without arguments all suites are run. They share one environment, since to install it costs as
 much as a suite; most of what they do is to wait, so there are more of them than cores.
 
-What they import is the sources, in processes they start elsewhere it is the adr that is installed.
-Only those for which that would make a difference have the latter throughout.
+They import adr from the sources; the processes that they start elsewhere have the one that is
+installed, and so has the suite that brings it to hosts.
 """
 
 from __future__ import annotations

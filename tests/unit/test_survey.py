@@ -202,6 +202,14 @@ class TestDecided:
         assert {Survey(done).is_decided() for _ in range(3)} == {None}
         assert not [key for _, key in proxy.calls if "_journal/2-many" in key]
 
+    def test_the_more_workers_there_are_the_later_each_reads_the_records(
+        self, done: Runner
+    ) -> None:
+        done.roster.others = 10**9
+        assert {Survey(done).is_decided() for _ in range(3)} == {None}
+        done.roster.others = 1
+        assert Survey(done).is_decided() is True
+
 
 BATCH = "20261120-0912-waves-18165f"
 
