@@ -143,12 +143,15 @@ def wait_for() -> Callable[..., T]:
     def wait(condition: Callable[[], T], timeout: float = 30, every: float = 0.02) -> T:
         deadline = time.monotonic() + timeout
         while True:
+            began = time.monotonic()
             value = condition()
             if value:
                 return value
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise AssertionError(f"not true within {timeout} s: {condition}")
-            time.sleep(every)
+            # Looking is not to keep busy what is waited for.
+            time.sleep(max(every, min(4 * (now - began), 0.3)))
 
     return wait
 

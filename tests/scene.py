@@ -281,11 +281,15 @@ class Scene:
 
     def wait(self, condition: Callable[[], Any], timeout: float = 30) -> None:
         deadline = time.monotonic() + timeout
+        began = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 logs = "\n".join(f"{each.log.name}:\n{each.output()}" for each in self._processes)
                 raise AssertionError(f"not true within {timeout} s\n{logs}")
-            time.sleep(0.03)
+            # Looking is not to keep busy what is waited for.
+            time.sleep(max(0.03, min(4 * (now - began), 0.3)))
+            began = time.monotonic()
 
     # What is left in the end
 
