@@ -70,10 +70,13 @@ def session(region_name: str | None = None) -> boto3.Session:
 
     with translated("find", "credentials for AWS"):
         found = boto3.Session(region_name=region_name)
-        region = found.region_name or load_config("aws", "configuration", "region")
         own: dict[str, str | None] = {}
         if found.get_credentials() is None:
             own = load_config("aws", "credentials")
+        elif found.region_name:
+            # Another would look for them once more, which may run a program or ask EC2.
+            return found
+        region = found.region_name or load_config("aws", "configuration", "region")
         return boto3.Session(
             region_name=region or DEFAULT_REGION,
             aws_access_key_id=own.get("access_key_id") or None,

@@ -116,6 +116,22 @@ class TestSession:
         assert made.region_name == "eu-north-1"
         assert keys_of(made) == ("PROFILE", "s")
 
+    def test_a_program_that_knows_the_credentials_is_run_once(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "keys").write_text(process_json(Lent("key", "secret")))
+        program = tmp_path / "program"
+        program.write_text(f"#!/bin/sh\necho >> {tmp_path}/runs; cat {tmp_path}/keys\n")
+        program.chmod(0o755)
+        (tmp_path / "config").write_text(config_text(str(program), "eu-west-3"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+        made = Connection("runner")
+
+        assert made.s3.meta.region_name == "eu-west-3"
+        assert made.credentials.get_frozen_credentials().access_key == "key"
+        assert (tmp_path / "runs").read_text() == "\n"
+
     def test_an_unknown_profile_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_PROFILE", "nowhere")
 
