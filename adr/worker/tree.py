@@ -128,8 +128,8 @@ def set_modes(root: int, modes: Mapping[str, int], *, outermost_first: bool = Fa
             os.fchmod(root, modes[name])
 
 
-def walk(root: int, forced: dict[str, int]) -> Iterator[tuple[str, list[tuple[str, Entry]]]]:
-    """Yield each directory of a tree with its entries, a directory before those within it.
+def walk(root: int, forced: dict[str, int]) -> Iterator[tuple[str, Entry]]:
+    """Yield what is in a tree, a directory before what is in it.
 
     Directories that their owner may not list are opened up; their names and permissions
     are added to `forced`.
@@ -140,17 +140,15 @@ def walk(root: int, forced: dict[str, int]) -> Iterator[tuple[str, list[tuple[st
         if mode & LISTED != LISTED:
             forced[folder] = mode
             set_modes(root, {folder: mode | OPEN})
-        entries = []
+        prefix = folder and folder + "/"
         with opened(root, folder) as fd, os.scandir(fd) as listing:
             for each in listing:
                 status = each.stat(follow_symlinks=False)
                 kind = stat.S_IFMT(status.st_mode)
                 target = os.readlink(each.name, dir_fd=fd) if kind == stat.S_IFLNK else ""
-                entries.append((each.name, Entry.of(status, target)))
                 if kind == stat.S_IFDIR:
-                    inner = f"{folder}/{each.name}" if folder else each.name
-                    folders.append((inner, stat.S_IMODE(status.st_mode)))
-        yield folder, entries
+                    folders.append((prefix + each.name, stat.S_IMODE(status.st_mode)))
+                yield prefix + each.name, Entry.of(status, target)
 
 
 def remove_tree(path: Path) -> None:

@@ -51,7 +51,7 @@ LAYERS = (
     ("runner",),
     ("fabfile", "fleets.*"),
     ("batch", "bundle", "entries", "joblimits", "manifest", "members", "templates", "transfer"),
-    ("zipwriter",),
+    ("zipwriter", "ziptable"),
     ("access", "role"),
     ("ledgers.*", "stores.*", "aws", "remote", "logins", "hostkeys", "roster", "orders", "wheel"),
     ("ledgers.base", "stores.base", "fleets.base", "ledgers", "stores", "fleets", "fleets.ec2"),

@@ -1,0 +1,81 @@
+"""What many inputs cost in memory: counted in bytes of objects for each, at a few thousand.
+
+Not the size of a process, which depends on the allocator: what must not grow is what is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adr.keys import bundle_key
+from adr.stores.directory import DirectoryStore
+from adr.worker.bundles import Bundles
+from adr.zipwriter import ZipWriter
+
+MANY = 3000
+
+
+class Used:
+    """Bytes for each of many: what is kept at the end, and the most there was meanwhile."""
+
+    kept = most = 0.0
+
+
+@contextmanager
+def measured() -> Iterator[Used]:
+    used = Used()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    try:
+        yield used
+        now, most = tracemalloc.get_traced_memory()
+        used.kept, used.most = (now - before) / MANY, (most - before) / MANY
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_workspace_and_its_bundle_keep_little_of_each_input(tmp_path: Path) -> None:
+    # given a bundle of many files, and a link
+    store = DirectoryStore(tmp_path / "store")
+    store.create()
+    with (tmp_path / "b.zip").open("wb") as file, ZipWriter(file.write, compress=False) as made:
+        for number in range(MANY):
+            made.add(
+                f"case{number:06d}.txt",
+                [b"content"],
+                7,
+                mtime_s=0,
+                attributes=0o100644 << 16,
+                extra=b"",
+            )
+        made.add("link", [b"case000001.txt"], 14, mtime_s=0, attributes=0o120777 << 16, extra=b"")
+    store.upload(tmp_path / "b.zip", bundle_key("b"), move=True)
+    (tmp_path / "bundles").mkdir()
+    bundles = Bundles(store, tmp_path / "bundles")
+
+    # when two slots unpack it
+    with measured() as first:
+        one = bundles.unpack("b", tmp_path / "one")
+    with measured() as second:
+        two = bundles.unpack("b", tmp_path / "two")
+
+    # then the second keeps less than the names, which it shares, and neither held it all
+    assert first.kept < 300
+    assert second.kept < 60
+    assert second.most < 150
+    # and both know what is original
+    for workspace in (one, two):
+        (workspace.directory / "case000007.txt").write_text("changed")
+        (workspace.directory / "link").unlink()
+        (workspace.directory / "sub").mkdir()
+        changes = workspace.changes()
+        assert changes.changed == ["case000007.txt"]
+        assert changes.removed == ["link"]
+        workspace.restore(changes)
+        assert (workspace.directory / "case000007.txt").read_text() == "content"
+        assert os.readlink(workspace.directory / "link") == "case000001.txt"
+        assert len(os.listdir(workspace.directory)) == MANY + 1
