@@ -156,7 +156,7 @@ def manifest_bytes(
     packer = zlib.compressobj(_LEVEL, wbits=31)
     packed = [packer.compress(compact_json(header) + b"\n")]
     for start in range(0, len(jobs), _LINES_PER_PIECE):
-        lines = [_encode(job.to_dict()) for job in jobs[start : start + _LINES_PER_PIECE]]
+        lines = [job.to_json() for job in jobs[start : start + _LINES_PER_PIECE]]
         packed.append(packer.compress("\n".join([*lines, ""]).encode("ascii")))
     return b"".join([*packed, packer.flush()])
 

@@ -58,8 +58,6 @@ _DECIDED = (
     "SELECT batch, position, generation, attempt, json_extract(body, '$.state'),"
     " json_extract(body, '$.late') FROM records WHERE batch = ?"
 )
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
 _FORGOTTEN = "forgotten "
 _LOOK_EVERY_S = 0.05
 _RECLAIM_EVERY_S = 1.0
@@ -130,7 +128,7 @@ class SqliteLedger:
         with self._transaction("durable") as db:
             forgotten = self._forgotten(db)
             rows = (
-                (job.batch, job.index, job.generation, _encode(job.to_dict()))
+                (job.batch, job.index, job.generation, job.to_json())
                 for job in jobs
                 if job.batch not in forgotten
             )

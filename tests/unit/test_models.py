@@ -129,6 +129,7 @@ class TestRoundTrips:
     @given(jobs)
     def test_a_job(self, job: Job) -> None:
         assert Job.from_dict(through_json(job.to_dict())) == job
+        assert json.loads(job.to_json()) == through_json(job.to_dict())
 
     @given(records)
     def test_a_record(self, record: JobRecord) -> None:
