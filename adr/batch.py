@@ -64,7 +64,9 @@ def find_root(files: Sequence[FilePath]) -> str:
     """
     if not files:
         raise UsageError("no input files: name at least one")
-    return os.path.commonpath([os.path.dirname(_absolute(path)) for path in files])
+    folders = {os.path.join(os.path.dirname(_absolute(path)), "") for path in files}
+    # What these two have in common all have, and each path that is taken apart takes memory.
+    return os.path.commonpath([min(folders), max(folders)])
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class BatchPlan:
         shared = hashlib.sha256()
         for member in self.files:
             if member.name not in inputs:
-                content = contents.get(member.name, member.target)
+                read = contents.get(member.name)
+                content = member.target if read is None else read.hex()
                 about = (member.name, stat.S_IFMT(member.mode), member.mode & 0o111 != 0, content)
                 shared.update(compact_json(about) + b"\n")
         common = shared.hexdigest()
@@ -159,7 +162,7 @@ class BatchPlan:
                 replace(
                     job,
                     batch=batch or job.batch,
-                    fingerprint=_fingerprint(job, contents[self._own(job)[-1]], common),
+                    fingerprint=_fingerprint(job, contents[self._own(job)[-1]].hex(), common),
                 )
                 for job in self.jobs
             ),
@@ -222,8 +225,10 @@ def plan_batch(
     variables = _checked_env(env)
     paths = _checked_files([files] if isinstance(files, str | os.PathLike) else list(files))
     unique = list(dict.fromkeys(paths))
+    duplicates = len(paths) - len(unique)
     folder = _checked_root(root, unique)
     names = _relative(unique, folder)
+    del paths, unique
     choice = choose(
         folder,
         names,
@@ -255,7 +260,7 @@ def plan_batch(
         left_out_bytes=choice.left_out_bytes,
         inputs_left_out=choice.inputs_left_out,
         refused=choice.refused,
-        duplicates=len(paths) - len(unique),
+        duplicates=duplicates,
         linked=choice.linked,
     )
 
@@ -263,7 +268,9 @@ def plan_batch(
 def _absolute(path: FilePath) -> str:
     text = os.path.abspath(path)
     # POSIX lets a path begin with two slashes and mean something else; Linux does not.
-    return text[1:] if text.startswith("//") else text
+    text = text[1:] if text.startswith("//") else text
+    # Mostly it is the same, and need not be kept twice.
+    return path if isinstance(path, str) and path == text else text
 
 
 def _checked_files(files: Sequence[FilePath]) -> list[str]:
@@ -337,25 +344,25 @@ def _checked_env(
     return tuple(sorted(variables.items()))
 
 
-def _contents(root: Path, files: Iterable[Member], progress: Progress) -> dict[str, str]:
+def _contents(root: Path, files: Iterable[Member], progress: Progress) -> dict[str, bytes]:
     """Return the SHA-256 of every file that is no link, by name."""
     regular = [member for member in files if stat.S_ISREG(member.mode)]
 
-    def hashed(start: int) -> list[tuple[str, str]]:
+    def hashed(start: int) -> list[tuple[str, bytes]]:
         found = []
         for member in regular[start : start + _FILES_PER_TASK]:
             digest = hashlib.sha256()
             for chunk in read_member(root, member):
                 digest.update(chunk)
                 progress.advance(len(chunk))
-            found.append((member.name, digest.hexdigest()))
+            found.append((member.name, digest.digest()))
         return found
 
     progress.start("reading", sum(member.size_bytes for member in regular), "bytes")
     try:
         with ThreadPoolExecutor(_HASHERS) as pool:
             starts = range(0, len(regular), _FILES_PER_TASK)
-            return {name: text for found in pool.map(hashed, starts) for name, text in found}
+            return {name: value for found in pool.map(hashed, starts) for name, value in found}
     finally:
         progress.finish()
 

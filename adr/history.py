@@ -23,7 +23,7 @@ from adr.views import JobView
 __all__ = ["Key", "Known", "PastBatch", "Wanted", "known_jobs", "past_batches"]
 
 #: What a job that is wanted and one of an earlier batch have in common if they do the same.
-Key = tuple[str | None, str | None]
+Key = str | tuple[str | None, str]
 
 
 class Wanted:
@@ -34,13 +34,14 @@ class Wanted:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        counts = Counter(job.fingerprint for job in jobs)
-        self._twins = {print_ for print_, number in counts.items() if number > 1}
+        self._twins = _repeated(job.fingerprint for job in jobs)
         self.jobs = {self.key(job): job for job in jobs}
 
     def key(self, job: Job) -> Key:
         """Return what two jobs have in common if and only if they do the same."""
-        return job.fingerprint, job.label if job.fingerprint in self._twins else None
+        if job.fingerprint is None or job.fingerprint in self._twins:
+            return job.fingerprint, job.label
+        return job.fingerprint
 
     def label(self, job: Job) -> str:
         """Return the label that a job, which is one of these, has among them."""
@@ -54,6 +55,14 @@ class Wanted:
         """Tell whether a job that has not ended is one of these, and may run as it was queued."""
         own = self.jobs.get(self.key(job))
         return own is not None and JobLimits.of(own) == JobLimits.of(job)
+
+
+def _repeated(prints: Iterable[str | None]) -> set[str | None]:
+    once: set[str | None] = set()
+    again: set[str | None] = set()
+    for each in prints:
+        (again if each in once else once).add(each)
+    return again
 
 
 @dataclass(frozen=True)

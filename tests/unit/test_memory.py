@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from adr.batch import plan_batch
 from adr.keys import bundle_key
+from adr.queueing import queue_batch
+from adr.runner import create_runner
 from adr.stores.directory import DirectoryStore
 from adr.worker.bundles import Bundles
 from adr.zipwriter import ZipWriter
@@ -79,3 +82,26 @@ def test_a_workspace_and_its_bundle_keep_little_of_each_input(tmp_path: Path) ->
         assert (workspace.directory / "case000007.txt").read_text() == "content"
         assert os.readlink(workspace.directory / "link") == "case000001.txt"
         assert len(os.listdir(workspace.directory)) == MANY + 1
+
+
+def test_planning_and_queueing_hold_little_of_each_job(tmp_path: Path) -> None:
+    # given many inputs, and a runner
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    names = [str(inputs / f"case{number:06d}.txt") for number in range(MANY)]
+    for name in names:
+        Path(name).write_bytes(b"content")
+    runner = create_runner(local=True, directory=str(tmp_path / "runner"), listed=False)
+    # and whatever is kept once is there already
+    queue_batch(runner, plan_batch(names[:1], command="other {}", exclude=["*"]))
+
+    # when they are queued
+    with measured() as planning:
+        plan = plan_batch(names, command="run {}")
+    with measured() as queueing:
+        report = queue_batch(runner, plan)
+
+    # then no step holds lists beside those that it returns
+    assert report.jobs == MANY
+    assert planning.most < 700
+    assert queueing.most < 750
