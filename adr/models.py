@@ -10,13 +10,11 @@ Times are seconds since the epoch in UTC. In JSON they are ISO 8601 with millise
 from __future__ import annotations
 
 import enum
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import lru_cache
-from json.encoder import encode_basestring_ascii as _quoted
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -215,17 +213,6 @@ class Job:
             data["env"] = dict(self.env)
         return data
 
-    def to_json(self) -> str:
-        """Write `to_dict` as JSON, in a third of the time: what all jobs share is written once."""
-        own = (
-            f'{{"schema":{SCHEMA},"batch":{_quoted(self.batch)},"index":{self.index:d},'
-            f'"count":{self.count:d},"label":{_quoted(self.label)},'
-            f'"command":{_quoted(self.command)}'
-        )
-        given = "" if self.input is None else f',"input":{_quoted(self.input)}'
-        print_ = "" if self.fingerprint is None else f',"fingerprint":{_quoted(self.fingerprint)}'
-        return f"{own}{given}{_shared_json(_shared_values(self))}{print_}}}"
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Job:
         """Read what `to_dict` wrote; unknown fields are ignored."""
@@ -247,17 +234,6 @@ class Job:
 _JOB_NAMES = tuple(spec.name for spec in fields(Job))
 _JOB_DEFAULTS = tuple(spec.default for spec in fields(Job))
 _job_values = attrgetter(*_JOB_NAMES)
-#: What most often is the same in all jobs of a batch.
-_SHARED_NAMES = _JOB_NAMES[_JOB_NAMES.index("preprocessing") : _JOB_NAMES.index("fingerprint")]
-_shared_values = attrgetter(*_SHARED_NAMES)
-
-
-@lru_cache(64)
-def _shared_json(values: tuple[Any, ...]) -> str:
-    """Write these fields as they follow others; nothing where all have their default values."""
-    job = Job("", 0, 0, "", "", **dict(zip(_SHARED_NAMES, values, strict=True)))
-    data = {name: value for name, value in job.to_dict().items() if name in _SHARED_NAMES}
-    return "," + json.dumps(data, separators=(",", ":"))[1:-1] if data else ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from adr.documents import reading
 from adr.errors import RunnerGone, ServiceError
+from adr.jobtext import job_text
 from adr.ledgers.base import LONGEST_DELAY_S, lost_too_often
 from adr.models import SCHEMA, Decision, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
 from adr.roster import WorkerLocks
@@ -128,7 +129,7 @@ class SqliteLedger:
         with self._transaction("durable") as db:
             forgotten = self._forgotten(db)
             rows = (
-                (job.batch, job.index, job.generation, job.to_json())
+                (job.batch, job.index, job.generation, job_text(job))
                 for job in jobs
                 if job.batch not in forgotten
             )

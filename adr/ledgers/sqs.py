@@ -20,6 +20,7 @@ from typing import Any
 
 from adr.aws import Connection, is_uncertain, translated
 from adr.errors import RunnerGone, ServiceError, Unavailable, UsageError
+from adr.jobtext import job_text
 from adr.models import Depth, Job
 
 __all__ = ["MOST_IN_FLIGHT", "RETENTION_S", "Message", "MessageQueue"]
@@ -271,7 +272,7 @@ _FLAG = ',"check":true'
 
 def _body(job: Job, again: bool) -> tuple[str, int]:
     """Return the message of a job, and the bytes to reckon with."""
-    body = _flagged(job.to_json()) if again else job.to_json()
+    body = _flagged(job_text(job)) if again else job_text(job)
     # A message that has to be sent again grows by its flag.
     length = len(body) + len(_FLAG)
     if length > _BATCH_BYTES:
