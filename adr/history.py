@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from adr.decisions import Decision, visible
 from adr.joblimits import JobLimits
 from adr.manifest import Manifest, jobs_of
-from adr.models import Decision, Job, JobId, JobState, visible
+from adr.models import Job, JobId, JobState
 from adr.orders import Orders
 from adr.runner import Runner
 from adr.survey import Survey

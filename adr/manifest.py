@@ -18,7 +18,8 @@ from typing import Any
 from adr.documents import known_fields, reading
 from adr.jobtext import job_text
 from adr.keys import BATCHES, MANIFEST, batch_of, is_batch
-from adr.models import SCHEMA, Job, check_schema, parse_time, time_text
+from adr.models import SCHEMA, Job, check_schema
+from adr.times import parse_time, time_text
 
 __all__ = [
     "Manifest",

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from adr.advice import notes_on_all, notes_on_batch, notes_on_leases
+from adr.decisions import Decision, visible
 from adr.errors import RunnerGone, ServiceError, UsageError
 from adr.keys import (
     BATCHES,
@@ -37,7 +38,7 @@ from adr.keys import (
 from adr.ledgers.base import DeadLetters
 from adr.manifest import Manifest, job_ids, jobs_of, read_header, read_manifest
 from adr.missing import LOST_AFTER_S, MissingJobs
-from adr.models import SCHEMA, Decision, Depth, JobRecord, JobState, visible
+from adr.models import SCHEMA, Depth, JobRecord, JobState
 from adr.orders import OrderBook, Orders
 from adr.runner import Runner
 from adr.stores.base import ObjectInfo

@@ -10,7 +10,8 @@ from array import array
 from collections.abc import Collection, Iterator
 from itertools import repeat
 
-from adr.models import Decision, JobState, check_schema
+from adr.decisions import Decision
+from adr.models import JobState, check_schema
 
 __all__ = ["PackedDecisions"]
 

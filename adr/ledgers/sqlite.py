@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from adr.decisions import Decision
 from adr.documents import reading
 from adr.errors import RunnerGone, ServiceError
 from adr.jobtext import job_text
 from adr.ledgers.base import LONGEST_DELAY_S, lost_too_often
-from adr.models import SCHEMA, Decision, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
+from adr.models import SCHEMA, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
 from adr.roster import WorkerLocks
 
 __all__ = ["SqliteLedger"]

@@ -25,9 +25,10 @@ from adr.fleets.base import Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec, Volume, WorkerOptions
 from adr.history import Known
 from adr.inventory import Hosts, HostView
-from adr.models import Job, JobRecord, JobState, SlotInfo, WorkerInfo
+from adr.models import Job, JobRecord, JobState
 from adr.queueing import NewBatch, QueueReport
 from adr.views import BatchStatus, Counts, JobView, Status
+from adr.workerinfo import SlotInfo, WorkerInfo
 
 RUNNER = "0b3f7d1e-4c55-4a39-9f0e-2d5a8c1b7e66"
 OTHER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from adr.errors import Unavailable
-from adr.models import WorkerInfo
 from adr.orders import Orders, order_pause
 from adr.runner import create_runner
 from adr.worker import heartbeat
 from adr.worker.heartbeat import Heartbeat
+from adr.workerinfo import WorkerInfo
 from tests.unit.workers import Through
 
 
