@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,14 +146,15 @@ class BatchPlan:
         AdrError
             If a file vanished or changed since the plan was made.
         """
-        contents = _contents(self.root, self.files, progress)
-        inputs = self._inputs()
+        # Of inputs alone, of which there may be very many.
+        contents = dict.fromkeys((name for job in self.jobs for name in self._own(job)), b"")
         shared = hashlib.sha256()
-        for member in self.files:
-            if member.name not in inputs:
-                read = contents.get(member.name)
-                content = member.target if read is None else read.hex()
-                about = (member.name, stat.S_IFMT(member.mode), member.mode & 0o111 != 0, content)
+        for member, content in _contents(self.root, self.files, progress):
+            if member.name in contents:
+                contents[member.name] = content
+            else:
+                said = content.hex() if stat.S_ISREG(member.mode) else member.target
+                about = (member.name, stat.S_IFMT(member.mode), member.mode & 0o111 != 0, said)
                 shared.update(compact_json(about) + b"\n")
         common = shared.hexdigest()
         return replace(
@@ -344,25 +345,29 @@ def _checked_env(
     return tuple(sorted(variables.items()))
 
 
-def _contents(root: Path, files: Iterable[Member], progress: Progress) -> dict[str, bytes]:
-    """Return the SHA-256 of every file that is no link, by name."""
-    regular = [member for member in files if stat.S_ISREG(member.mode)]
+def _contents(
+    root: Path, files: Sequence[Member], progress: Progress
+) -> Iterator[tuple[Member, bytes]]:
+    """Yield each file with the SHA-256 of its content, which a link has none of."""
 
-    def hashed(start: int) -> list[tuple[str, bytes]]:
+    def hashed(start: int) -> list[tuple[Member, bytes]]:
         found = []
-        for member in regular[start : start + _FILES_PER_TASK]:
+        for member in files[start : start + _FILES_PER_TASK]:
+            if not stat.S_ISREG(member.mode):
+                found.append((member, b""))
+                continue
             digest = hashlib.sha256()
             for chunk in read_member(root, member):
                 digest.update(chunk)
                 progress.advance(len(chunk))
-            found.append((member.name, digest.digest()))
+            found.append((member, digest.digest()))
         return found
 
-    progress.start("reading", sum(member.size_bytes for member in regular), "bytes")
+    progress.start("reading", sum(member.size_bytes for member in files), "bytes")
     try:
         with ThreadPoolExecutor(_HASHERS) as pool:
-            starts = range(0, len(regular), _FILES_PER_TASK)
-            return {name: value for found in pool.map(hashed, starts) for name, value in found}
+            for found in pool.map(hashed, range(0, len(files), _FILES_PER_TASK)):
+                yield from found
     finally:
         progress.finish()
 

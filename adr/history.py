@@ -35,8 +35,13 @@ class Wanted:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self._twins = _repeated(job.fingerprint for job in jobs)
-        self.jobs = {self.key(job): job for job in jobs}
+        self._twins: set[str | None] = set()
+        self.jobs: dict[Key, Job] = {}
+        for job in jobs:
+            if self.jobs.setdefault(self.key(job), job) is not job:
+                self._twins.add(job.fingerprint)
+        if self._twins:
+            self.jobs = {self.key(job): job for job in jobs}
 
     def key(self, job: Job) -> Key:
         """Return what two jobs have in common if and only if they do the same."""
@@ -56,14 +61,6 @@ class Wanted:
         """Tell whether a job that has not ended is one of these, and may run as it was queued."""
         own = self.jobs.get(self.key(job))
         return own is not None and JobLimits.of(own) == JobLimits.of(job)
-
-
-def _repeated(prints: Iterable[str | None]) -> set[str | None]:
-    once: set[str | None] = set()
-    again: set[str | None] = set()
-    for each in prints:
-        (again if each in once else once).add(each)
-    return again
 
 
 @dataclass(frozen=True)
