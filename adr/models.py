@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
@@ -180,6 +181,9 @@ class Job:
             values["store"] = tuple(values.get("store", ()))
             values["retry_on"] = tuple(values.get("retry_on", ()))
             values["env"] = tuple(sorted(dict(values.get("env", {})).items()))
+            if type(values.get("batch")) is str:
+                # One text for all jobs of a batch, since a worker remembers very many.
+                values["batch"] = sys.intern(values["batch"])
             job = cls(**known_fields(cls, values))
             if not is_batch(job.batch):
                 # Folders of workers are called like it.

@@ -6,6 +6,8 @@ Not the size of a process, which depends on the allocator: what must not grow is
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,3 +107,28 @@ def test_planning_and_queueing_hold_little_of_each_job(tmp_path: Path) -> None:
     assert report.jobs == MANY
     assert planning.most < 700
     assert queueing.most < 780
+
+
+def test_threads_of_a_worker_share_what_they_allocate_from() -> None:
+    script = """
+import ctypes, sys, threading
+from adr.worker.arenas import share_arenas
+share_arenas()
+libc = ctypes.CDLL(None)
+for name in ("malloc", "fopen"):
+    getattr(libc, name).restype = ctypes.c_void_p
+every = threading.Barrier(8)
+def allocate():
+    every.wait()
+    libc.malloc(100_000)
+    every.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for each in threads: each.start()
+for each in threads: each.join()
+libc.malloc_info(0, ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w")))
+libc.fflush(None)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script, "/dev/stdout"], capture_output=True, text=True, check=True
+    )
+    assert 1 <= told.stdout.count("<heap nr=") <= 2
