@@ -221,11 +221,11 @@ class SqliteLedger:
 
     def decided(self, batches: Iterable[str]) -> Iterator[Decision]:
         """Read no more of each record than that."""
+        what = f"a record in the database {self._path}"
         for batch in batches:
-            with self._transaction("read", even_if_destroyed=True) as db:
-                rows = db.execute(_DECIDED, (batch,)).fetchall()
-            with reading(f"a record in the database {self._path}"):
-                for row in rows:
+            with self._transaction("read", even_if_destroyed=True) as db, reading(what):
+                # One by one, since there may be very many.
+                for row in db.execute(_DECIDED, (batch,)):
                     yield Decision.read(*row)
 
     def records(

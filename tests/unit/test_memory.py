@@ -16,10 +16,11 @@ from pathlib import Path
 from adr.batch import plan_batch
 from adr.keys import bundle_key
 from adr.queueing import queue_batch
-from adr.runner import create_runner
+from adr.runner import create_runner, open_runner
 from adr.stores.directory import DirectoryStore
 from adr.worker.bundles import Bundles
 from adr.zipwriter import ZipWriter
+from tests.contract.jobs import BATCH, a_job, outcome_of
 
 MANY = 3000
 
@@ -132,3 +133,20 @@ libc.fflush(None)
         [sys.executable, "-c", script, "/dev/stdout"], capture_output=True, text=True, check=True
     )
     assert 1 <= told.stdout.count("<heap nr=") <= 2
+
+
+def test_what_decides_many_jobs_is_read_one_by_one(tmp_path: Path) -> None:
+    # given jobs that are all decided
+    made = create_runner(local=True, directory=str(tmp_path / "runner"), listed=False)
+    ledger = open_runner(made.id, worker="w").ledger
+    ledger.send([a_job(index) for index in range(1, MANY + 1)])
+    leases = ledger.receive(MANY, 0)
+    ledger.settle([outcome_of(lease, worker="w") for lease in leases])
+    del leases
+
+    # when they are counted
+    with measured() as used:
+        found = sum(1 for _ in ledger.decided([BATCH]))
+
+    assert found == MANY
+    assert used.most < 20
