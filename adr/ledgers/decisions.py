@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Collection, Iterator
+from io import BytesIO
 from itertools import repeat
 
 from adr.decisions import Decision
@@ -50,7 +51,7 @@ class PackedDecisions:
             If these are no records, those of another batch, or a newer adr wrote them.
         """
         added = []
-        for line in body.splitlines():
+        for line in BytesIO(body):
             data = json.loads(line)
             check_schema(data, "the job record")
             added.append(

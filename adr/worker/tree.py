@@ -201,16 +201,17 @@ def remove(parent: int | None, name: str) -> None:
 
 def _empty(fd: int) -> list[str]:
     """Remove all but directories from a directory; return those, opened up."""
-    folders = []
+    files: list[str] = []
+    folders: list[str] = []
     with os.scandir(fd) as listing:
-        entries = list(listing)
-    for each in entries:
-        if not each.is_dir(follow_symlinks=False):
-            os.unlink(each.name, dir_fd=fd)
-            continue
-        if each.stat(follow_symlinks=False).st_mode & OPEN != OPEN:
-            os.close(_opened_up(each.name, fd))
-        folders.append(each.name)
+        for each in listing:
+            # Names alone: of a hundred thousand entries all the rest would take 20 MB.
+            (folders if each.is_dir(follow_symlinks=False) else files).append(each.name)
+    for name in files:
+        os.unlink(name, dir_fd=fd)
+    for name in folders:
+        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode & OPEN != OPEN:
+            os.close(_opened_up(name, fd))
     return folders
 
 
