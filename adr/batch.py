@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,7 +64,9 @@ def find_root(files: Sequence[FilePath]) -> str:
     """
     if not files:
         raise UsageError("no input files: name at least one")
-    return os.path.commonpath([os.path.dirname(_absolute(path)) for path in files])
+    folders = {os.path.join(os.path.dirname(_absolute(path)), "") for path in files}
+    # What these two have in common all have, and each path that is taken apart takes memory.
+    return os.path.commonpath([min(folders), max(folders)])
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,15 @@ class BatchPlan:
         AdrError
             If a file vanished or changed since the plan was made.
         """
-        contents = _contents(self.root, self.files, progress)
-        inputs = self._inputs()
+        # Of inputs alone, of which there may be very many.
+        contents = dict.fromkeys((name for job in self.jobs for name in self._own(job)), b"")
         shared = hashlib.sha256()
-        for member in self.files:
-            if member.name not in inputs:
-                content = contents.get(member.name, member.target)
-                about = (member.name, stat.S_IFMT(member.mode), member.mode & 0o111 != 0, content)
+        for member, content in _contents(self.root, self.files, progress):
+            if member.name in contents:
+                contents[member.name] = content
+            else:
+                said = content.hex() if stat.S_ISREG(member.mode) else member.target
+                about = (member.name, stat.S_IFMT(member.mode), member.mode & 0o111 != 0, said)
                 shared.update(compact_json(about) + b"\n")
         common = shared.hexdigest()
         return replace(
@@ -159,7 +163,7 @@ class BatchPlan:
                 replace(
                     job,
                     batch=batch or job.batch,
-                    fingerprint=_fingerprint(job, contents[self._own(job)[-1]], common),
+                    fingerprint=_fingerprint(job, contents[self._own(job)[-1]].hex(), common),
                 )
                 for job in self.jobs
             ),
@@ -222,8 +226,10 @@ def plan_batch(
     variables = _checked_env(env)
     paths = _checked_files([files] if isinstance(files, str | os.PathLike) else list(files))
     unique = list(dict.fromkeys(paths))
+    duplicates = len(paths) - len(unique)
     folder = _checked_root(root, unique)
     names = _relative(unique, folder)
+    del paths, unique
     choice = choose(
         folder,
         names,
@@ -255,7 +261,7 @@ def plan_batch(
         left_out_bytes=choice.left_out_bytes,
         inputs_left_out=choice.inputs_left_out,
         refused=choice.refused,
-        duplicates=len(paths) - len(unique),
+        duplicates=duplicates,
         linked=choice.linked,
     )
 
@@ -263,7 +269,9 @@ def plan_batch(
 def _absolute(path: FilePath) -> str:
     text = os.path.abspath(path)
     # POSIX lets a path begin with two slashes and mean something else; Linux does not.
-    return text[1:] if text.startswith("//") else text
+    text = text[1:] if text.startswith("//") else text
+    # Mostly it is the same, and need not be kept twice.
+    return path if isinstance(path, str) and path == text else text
 
 
 def _checked_files(files: Sequence[FilePath]) -> list[str]:
@@ -337,25 +345,29 @@ def _checked_env(
     return tuple(sorted(variables.items()))
 
 
-def _contents(root: Path, files: Iterable[Member], progress: Progress) -> dict[str, str]:
-    """Return the SHA-256 of every file that is no link, by name."""
-    regular = [member for member in files if stat.S_ISREG(member.mode)]
+def _contents(
+    root: Path, files: Sequence[Member], progress: Progress
+) -> Iterator[tuple[Member, bytes]]:
+    """Yield each file with the SHA-256 of its content, which a link has none of."""
 
-    def hashed(start: int) -> list[tuple[str, str]]:
+    def hashed(start: int) -> list[tuple[Member, bytes]]:
         found = []
-        for member in regular[start : start + _FILES_PER_TASK]:
+        for member in files[start : start + _FILES_PER_TASK]:
+            if not stat.S_ISREG(member.mode):
+                found.append((member, b""))
+                continue
             digest = hashlib.sha256()
             for chunk in read_member(root, member):
                 digest.update(chunk)
                 progress.advance(len(chunk))
-            found.append((member.name, digest.hexdigest()))
+            found.append((member, digest.digest()))
         return found
 
-    progress.start("reading", sum(member.size_bytes for member in regular), "bytes")
+    progress.start("reading", sum(member.size_bytes for member in files), "bytes")
     try:
         with ThreadPoolExecutor(_HASHERS) as pool:
-            starts = range(0, len(regular), _FILES_PER_TASK)
-            return {name: text for found in pool.map(hashed, starts) for name, text in found}
+            for found in pool.map(hashed, range(0, len(files), _FILES_PER_TASK)):
+                yield from found
     finally:
         progress.finish()
 

@@ -22,15 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from adr.entries import (
-    EXTRA,
-    EXTRA_HEAD,
-    MOST_ENTRIES,
-    Entry,
-    Source,
-    declared_bytes,
-    entries_of,
-)
+from adr.entries import EXTRA, EXTRA_HEAD, MOST_ENTRIES, Entries, Entry
 from adr.errors import AdrError, NotFound, UsageError
 from adr.members import Member, read_member
 from adr.models import new_id
@@ -215,10 +207,10 @@ def restore_member(
         If the bundle is broken or the member cannot be written.
     """
     with _errors(zip_path, "restored from"):
-        bundle = _opened(zip_path)
-        if name not in bundle.entries:
+        entries = _opened(zip_path)
+        entry = entries.get(name)
+        if entry is None:
             raise NotFound(f"the bundle {os.fspath(zip_path)} has no {name}")
-        entry = bundle.entries[name]
         folder = _real_folder(os.path.abspath(target_dir), os.path.dirname(name))
         path = os.path.join(folder, os.path.basename(name))
         with _writable(folder):
@@ -230,9 +222,9 @@ def restore_member(
             if entry.is_folder:
                 os.makedirs(path, exist_ok=True)
             elif entry.is_link:
-                os.symlink(entry.target(bundle.source.fileno()), path)
+                os.symlink(entry.target(entries.source), path)
             else:
-                entry.write(bundle.source.fileno(), path)
+                entry.write(entries.source, path)
                 return
             entry.set_attributes(path)
 
@@ -243,18 +235,11 @@ def forget_bundle() -> None:
         _read.cache_clear()
 
 
-@dataclass(frozen=True)
-class _Bundle:
-    source: Source
-    declared_bytes: int
-    entries: dict[str, Entry]
-
-
 #: Slots begin with the same bundle at the same time, and its table is to be read once.
 _one_at_a_time = threading.Lock()
 
 
-def _opened(path: str | os.PathLike[str]) -> _Bundle:
+def _opened(path: str | os.PathLike[str]) -> Entries:
     """Open a bundle for as long as it is the last one used; the stat makes a new file new."""
     with _one_at_a_time:
         status = os.stat(path)
@@ -262,27 +247,27 @@ def _opened(path: str | os.PathLike[str]) -> _Bundle:
 
 
 @lru_cache(maxsize=1)
-def _read(path: str, inode: int, size_bytes: int, mtime_ns: int) -> _Bundle:
-    source = Source(path)
-    with zipfile.ZipFile(source) as archive:
-        return _Bundle(source, declared_bytes(archive, size_bytes), entries_of(archive))
+def _read(path: str, inode: int, size_bytes: int, mtime_ns: int) -> Entries:
+    return Entries(path)
 
 
-def _unpack(bundle: _Bundle, target: str) -> None:
-    entries, source = bundle.entries, bundle.source.fileno()
-    ordered = [entries[name] for name in sorted(entries)]
+def _unpack(entries: Entries, target: str) -> None:
     made = {""}
-    for entry in ordered:
-        path = os.path.join(target, entry.name)
+    links: list[Entry] = []
+    folders: list[Entry] = []
+    for entry in entries:
         folder = entry.name if entry.is_folder else entry.name.rpartition("/")[0]
         if folder not in made:
             os.makedirs(os.path.join(target, folder), exist_ok=True)
             made.add(folder)
-        if not entry.is_folder and not entry.is_link:
-            entry.write(source, path)
-    links = [entry for entry in ordered if entry.is_link]
+        if entry.is_folder:
+            folders.append(entry)
+        elif entry.is_link:
+            links.append(entry)
+        else:
+            entry.write(entries.source, os.path.join(target, entry.name))
     for entry in links:
-        os.symlink(entry.target(source), os.path.join(target, entry.name))
+        os.symlink(entry.target(entries.source), os.path.join(target, entry.name))
     # Only now does a chain of links show where it leads.
     real_target = os.path.realpath(target) + "/"
     for entry in links:
@@ -291,9 +276,8 @@ def _unpack(bundle: _Bundle, target: str) -> None:
         if os.path.isabs(os.readlink(path)) or not f"{real}/".startswith(real_target):
             raise zipfile.BadZipFile(f"its link {entry.name!r} leads out of it")
         entry.set_attributes(path)
-    for entry in reversed(ordered):
-        if entry.is_folder:
-            entry.set_attributes(os.path.join(target, entry.name))
+    for entry in sorted(folders, key=lambda entry: entry.name, reverse=True):
+        entry.set_attributes(os.path.join(target, entry.name))
 
 
 def _real_folder(target: str, name: str) -> str:

@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adr.batch import BatchPlan, new_batch_id
+from adr.decisions import Decision, visible
 from adr.errors import RunnerGone, UsageError
 from adr.history import Key, Wanted, past_batches
 from adr.keys import bundle_key
 from adr.manifest import Manifest, job_ids
-from adr.models import Decision, Job, JobRecord, JobState, new_id, visible
+from adr.models import Job, JobRecord, JobState, new_id
 from adr.orders import order_destruction, read_orders
 from adr.progress import SILENT, Progress
 from adr.publish import Publisher

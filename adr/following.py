@@ -20,9 +20,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from adr.clock import boot_time
+from adr.decisions import visible
 from adr.errors import AdrError, Denied, NotFound, ServiceError, Unavailable
 from adr.keys import FOLLOWED, FOLLOWS, followed_prefix
-from adr.models import Job, JobRecord, JobState, new_id, visible
+from adr.models import Job, JobRecord, JobState, new_id
 from adr.orders import end_following, order_following
 from adr.runner import Runner
 from adr.stores.base import ObjectStore

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from adr.decisions import Decision, visible
 from adr.joblimits import JobLimits
 from adr.manifest import Manifest, jobs_of
-from adr.models import Decision, Job, JobId, JobState, visible
+from adr.models import Job, JobId, JobState
 from adr.orders import Orders
 from adr.runner import Runner
 from adr.survey import Survey
@@ -23,7 +24,7 @@ from adr.views import JobView
 __all__ = ["Key", "Known", "PastBatch", "Wanted", "known_jobs", "past_batches"]
 
 #: What a job that is wanted and one of an earlier batch have in common if they do the same.
-Key = tuple[str | None, str | None]
+Key = str | tuple[str | None, str]
 
 
 class Wanted:
@@ -34,13 +35,19 @@ class Wanted:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        counts = Counter(job.fingerprint for job in jobs)
-        self._twins = {print_ for print_, number in counts.items() if number > 1}
-        self.jobs = {self.key(job): job for job in jobs}
+        self._twins: set[str | None] = set()
+        self.jobs: dict[Key, Job] = {}
+        for job in jobs:
+            if self.jobs.setdefault(self.key(job), job) is not job:
+                self._twins.add(job.fingerprint)
+        if self._twins:
+            self.jobs = {self.key(job): job for job in jobs}
 
     def key(self, job: Job) -> Key:
         """Return what two jobs have in common if and only if they do the same."""
-        return job.fingerprint, job.label if job.fingerprint in self._twins else None
+        if job.fingerprint is None or job.fingerprint in self._twins:
+            return job.fingerprint, job.label
+        return job.fingerprint
 
     def label(self, job: Job) -> str:
         """Return the label that a job, which is one of these, has among them."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from adr.models import time_text
 from adr.output import count, duration_text, plain, print_table
+from adr.times import time_text
 
 if TYPE_CHECKING:
     from adr.fleets.base import Host, LaunchPlan, LaunchReport

@@ -14,10 +14,11 @@ from typing import Any
 from adr.errors import AdrError, Denied, NotFound, RunnerGone, UsageError
 from adr.fleets.base import Host, HostState, Remembering, Telling
 from adr.keys import INSTALL, LAUNCHES, SETUP, WORKERS, setup_key
-from adr.models import WorkerInfo, time_text
 from adr.orders import read_orders
 from adr.runner import Runner
 from adr.stores.base import ObjectStore
+from adr.times import time_text
+from adr.workerinfo import WorkerInfo
 
 __all__ = [
     "HostView",

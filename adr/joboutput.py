@@ -12,10 +12,11 @@ from adr.output import bundle_lines, count, duration_text, plain, size_text, tab
 
 if TYPE_CHECKING:
     from adr.embedded import RunReport
-    from adr.models import JobRecord, WorkerInfo
+    from adr.models import JobRecord
     from adr.queueing import QueueReport
     from adr.transfer import FetchReport
     from adr.views import JobView, Status
+    from adr.workerinfo import WorkerInfo
 
 __all__ = [
     "INTERRUPTED",

@@ -268,9 +268,11 @@ def process(
     """
     from adr.models import new_id
     from adr.runner import open_runner
+    from adr.worker.arenas import share_arenas
     from adr.worker.loop import Worker
     from adr.worker.signals import stopping
 
+    share_arenas()
     worker = new_id()
     runner = open_runner(runner_id, region_name, worker=worker)
     work = Worker(

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adr.documents import known_fields, reading
+from adr.jobtext import job_text
 from adr.keys import BATCHES, MANIFEST, batch_of, is_batch
-from adr.models import SCHEMA, Job, check_schema, parse_time, time_text
+from adr.models import SCHEMA, Job, check_schema
+from adr.times import parse_time, time_text
 
 __all__ = [
     "Manifest",
@@ -156,7 +158,7 @@ def manifest_bytes(
     packer = zlib.compressobj(_LEVEL, wbits=31)
     packed = [packer.compress(compact_json(header) + b"\n")]
     for start in range(0, len(jobs), _LINES_PER_PIECE):
-        lines = [_encode(job.to_dict()) for job in jobs[start : start + _LINES_PER_PIECE]]
+        lines = [job_text(job) for job in jobs[start : start + _LINES_PER_PIECE]]
         packed.append(packer.compress("\n".join([*lines, ""]).encode("ascii")))
     return b"".join([*packed, packer.flush()])
 

@@ -171,6 +171,8 @@ class _Chooser:
         self.avoid = self._identify(avoid)
         self.kinds = {os.path.splitext(name)[1] for name in inputs}
         self.files: list[Member] = []
+        #: The few numbers that modes are, each as the one object that stands for it.
+        self.modes: dict[int, int] = {}
         self.folders: dict[str, Member] = {}
         self.left_out: list[str] = []
         self.left_out_bytes = 0
@@ -200,17 +202,12 @@ class _Chooser:
         pending: list[tuple[str, _Rules]] = [("", ())]
         while pending:
             folder, outer = pending.pop()
-            try:
-                with os.scandir(self._path(folder)) as found:
-                    entries = list(found)
-            except OSError as error:
-                raise _unreadable(self._path(folder), error) from error
             nested = outer
-            if any(entry.name == IGNORE_FILE and entry.is_file() for entry in entries):
+            if os.path.isfile(self._path(os.path.join(folder, IGNORE_FILE))):
                 nested = (self._ignore_file(folder), *outer)
             rules = (*exclude, *nested)
             prefix = folder + "/" if folder else ""
-            for entry in entries:
+            for entry in self._entries(folder):
                 name = prefix + entry.name
                 if name in self.forced:
                     continue
@@ -222,6 +219,14 @@ class _Chooser:
                     pending.append((name, nested))
         for name, is_link in self.forced.items():
             self._take_forced(name, is_link)
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """Yield what is in a folder, which may be very much."""
+        try:
+            with os.scandir(self._path(folder)) as found:
+                yield from found
+        except OSError as error:
+            raise _unreadable(self._path(folder), error) from error
 
     def _take(self, name: str, base: str, status: os.stat_result, rules: _Rules) -> bool:
         """Take or leave out one entry, and tell whether it is a folder to be walked."""
@@ -280,7 +285,8 @@ class _Chooser:
     def _add_file(self, name: str, status: os.stat_result) -> None:
         if not os.access(self._path(name), os.R_OK, effective_ids=_EFFECTIVE):
             raise _unreadable(self._path(name), PermissionError(0, "permission denied"))
-        self.files.append(Member(name, status.st_mode, status.st_mtime_ns, status.st_size))
+        mode = self.modes.setdefault(status.st_mode, status.st_mode)
+        self.files.append(Member(name, mode, status.st_mtime_ns, status.st_size))
 
     def _add_link(self, name: str, status: os.stat_result) -> None:
         target = self._link_target(name)

@@ -1,31 +1,30 @@
-"""The nouns of adr, frozen: job, lease, outcome, record, worker; and the one rule of visibility.
+"""The nouns of adr, frozen: job, lease, record, outcome.
 
 Nothing here does I/O. Everything that is stored or sent is JSON made by the ``to_dict`` of
 a class here and read by its ``from_dict``; both carry `SCHEMA`, and a newer one is refused
 with a sentence, so that an old worker never misreads a new job.
 
-Times are seconds since the epoch in UTC. In JSON they are ISO 8601 with milliseconds.
+Times are seconds since the epoch in UTC; `adr.times` writes them.
 """
 
 from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime, timezone
-from functools import lru_cache
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any
 
 from adr.documents import known_fields, reading
 from adr.errors import AdrError
 from adr.keys import is_batch
+from adr.times import parse_time, time_text
 
 __all__ = [
     "CRASH_LIMIT",
     "SCHEMA",
-    "Decision",
     "Depth",
     "Job",
     "JobId",
@@ -34,14 +33,8 @@ __all__ = [
     "Lease",
     "Outcome",
     "ResultFile",
-    "SlotInfo",
-    "WorkerInfo",
     "check_schema",
-    "moment_text",
     "new_id",
-    "parse_time",
-    "time_text",
-    "visible",
 ]
 
 #: Version of everything adr writes: messages, records, manifests, cards, database.
@@ -74,40 +67,6 @@ def new_id() -> str:
     return os.urandom(8).hex()
 
 
-def time_text(seconds: float | None) -> str | None:
-    """Write a time as ISO 8601 in UTC with milliseconds, ``2026-11-20T09:12:00.123Z``."""
-    if seconds is None:
-        return None
-    minute, part_ms = divmod(round(seconds * 1e6) // 1000, 60_000)
-    return f"{_minute_text(minute)}:{part_ms // 1000:02d}.{part_ms % 1000:03d}Z"
-
-
-def moment_text(seconds: float) -> str:
-    """Write a time for people, ``2026-11-20T09:12:00Z``."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def parse_time(text: str | None) -> float | None:
-    """Read what `time_text` wrote."""
-    if text is None:
-        return None
-    if len(text) == 24 and text[16::3] == ":.Z":
-        # In whole milliseconds, so that it is the number that was written.
-        return (_minute_s(text[:16]) * 1000 + int(text[17:19]) * 1000 + int(text[20:23])) / 1000
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-
-
-# Of a batch nearly all times lie in few minutes, and the calendar takes long.
-@lru_cache(1024)
-def _minute_text(minute: int) -> str:
-    return datetime.fromtimestamp(minute * 60, timezone.utc).isoformat(timespec="minutes")[:16]
-
-
-@lru_cache(1024)
-def _minute_s(text: str) -> int:
-    return int(datetime.fromisoformat(text + "+00:00").timestamp())
-
-
 class JobState(str, enum.Enum):
     """Where a job is; the words of ``adr status``."""
 
@@ -130,14 +89,13 @@ class JobState(str, enum.Enum):
     def __str__(self) -> str:
         return self.value
 
+    @classmethod
+    def of(cls, word: str) -> JobState:
+        """Return the state of that name, in a fraction of the time that the enumeration takes."""
+        return _STATES.get(word) or cls(word)
+
 
 _STATES = {state.value: state for state in JobState}
-
-
-def _state(word: str) -> JobState:
-    """Return the state of that name, in a fraction of the time that the enumeration takes."""
-    return _STATES.get(word) or JobState(word)
-
 
 #: So many lost workers are no accident any more.
 _SUSPECT = 3
@@ -223,6 +181,9 @@ class Job:
             values["store"] = tuple(values.get("store", ()))
             values["retry_on"] = tuple(values.get("retry_on", ()))
             values["env"] = tuple(sorted(dict(values.get("env", {})).items()))
+            if type(values.get("batch")) is str:
+                # One text for all jobs of a batch, since a worker remembers very many.
+                values["batch"] = sys.intern(values["batch"])
             job = cls(**known_fields(cls, values))
             if not is_batch(job.batch):
                 # Folders of workers are called like it.
@@ -374,7 +335,7 @@ class JobRecord:
         check_schema(data, what)
         with reading(what):
             values = {**data}
-            values["state"] = _state(values["state"])
+            values["state"] = JobState.of(values["state"])
             values["results"] = tuple(
                 ResultFile(**known_fields(ResultFile, each)) for each in values.get("results", ())
             )
@@ -387,38 +348,6 @@ class JobRecord:
 _TIMES = ("leased_at", "started_at", "ended_at", "stored_at")
 _RECORD_NAMES = tuple(spec.name for spec in fields(JobRecord))
 _record_values = attrgetter(*_RECORD_NAMES)
-
-
-class Decision(NamedTuple):
-    """Tell of a record what decides its job, and no more: there are very many."""
-
-    batch: str
-    # It hides the method of tuples, which nobody needs here.
-    index: int  # type: ignore[assignment]
-    generation: int
-    attempt: str
-    state: JobState
-    late: bool
-
-    @property
-    def record(self) -> tuple[str, int, int, str]:
-        """Return what names the record: batch, index, generation and attempt."""
-        return self[:4]
-
-    @classmethod
-    def read(
-        cls, batch: str, index: Any, generation: Any, attempt: Any, state: Any, late: Any
-    ) -> Decision:
-        """Make it of what stands in a stored record.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If that is no record.
-        """
-        if not (isinstance(index, int) and isinstance(generation, int) and type(attempt) is str):
-            raise TypeError(f"its job is {(index, generation, attempt)!r:.50}")
-        return cls(batch, index, generation, attempt, _state(state), bool(late))
 
 
 @dataclass(frozen=True)
@@ -447,109 +376,3 @@ class Depth:
     def empty(self) -> bool:
         """Tell whether nothing waits, is in flight or is delayed."""
         return not (self.waiting or self.in_flight or self.delayed)
-
-
-@dataclass(frozen=True)
-class SlotInfo:
-    """Say what one slot of a worker runs."""
-
-    batch: str
-    index: int
-    generation: int
-    attempt: str
-    started_at: float
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """Describe a worker, as its heartbeat tells it."""
-
-    worker: str
-    host: str
-    pid: int
-    slots: int
-    started_at: float
-    adr_version: str
-    done: int = 0
-    running: tuple[SlotInfo, ...] = field(default=())
-    #: What somebody should know of it, in words: why it is about to leave.
-    note: str = ""
-    #: True in the last heartbeat of a worker that has left in good order.
-    left: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object; times as text."""
-        data: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
-        data["started_at"] = time_text(self.started_at)
-        data["running"] = [
-            {**asdict(slot), "started_at": time_text(slot.started_at)} for slot in self.running
-        ]
-        return data
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> WorkerInfo:
-        """Read what `to_dict` wrote; unknown fields are ignored."""
-        what = "the heartbeat of a worker"
-        check_schema(data, what)
-        with reading(what):
-            values = {**data}
-            values["started_at"] = parse_time(values["started_at"])
-            running = [
-                {**slot, "started_at": parse_time(slot["started_at"])}
-                for slot in values.get("running", ())
-            ]
-            values["running"] = tuple(SlotInfo(**known_fields(SlotInfo, each)) for each in running)
-            return cls(**known_fields(cls, values))
-
-
-_PREFERENCE = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.CANCELLED: 2}
-
-
-class _Ranked(Protocol):
-    """What a record and a `Decision` have in common."""
-
-    @property
-    def batch(self) -> str: ...
-    @property
-    def index(self) -> int: ...
-    @property
-    def generation(self) -> int: ...
-    @property
-    def attempt(self) -> str: ...
-    @property
-    def state(self) -> JobState: ...
-    @property
-    def late(self) -> bool: ...
-
-
-_Record = TypeVar("_Record", bound=_Ranked)
-
-
-def visible(records: Iterable[_Record]) -> dict[tuple[str, int], _Record]:
-    """Choose the one visible record of each job.
-
-    The highest generation wins; then a record that is not late; then succeeded over failed
-    over cancelled; then the smallest attempt id. Clocks of workers take no part, so every
-    reader chooses the same, whatever order the records come in.
-
-    Parameters
-    ----------
-    records : iterable of JobRecord or Decision
-        Records of any jobs, in any order, duplicates included.
-
-    Returns
-    -------
-    dict
-        The record of each job that has one, by batch and index.
-    """
-    best: dict[tuple[str, int], _Record] = {}
-    for record in records:
-        place = (record.batch, record.index)
-        known = best.get(place)
-        if known is None or _rank(record) < _rank(known):
-            best[place] = record
-    return best
-
-
-def _rank(record: _Ranked) -> tuple[int, bool, int, str]:
-    return (-record.generation, record.late, _PREFERENCE[record.state], record.attempt)

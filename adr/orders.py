@@ -28,8 +28,9 @@ from typing import Any
 from adr.documents import reading
 from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
 from adr.keys import CONTROL, FOLLOWS, TOMBSTONE
-from adr.models import SCHEMA, Job, JobId, check_schema, new_id, time_text
+from adr.models import SCHEMA, Job, JobId, check_schema, new_id
 from adr.stores.base import ObjectStore
+from adr.times import time_text
 
 __all__ = [
     "Follow",

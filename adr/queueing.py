@@ -125,19 +125,24 @@ def queue_batch(
             known = known_jobs(runner, survey, wanted, orders, batches).without(resumed)
             retried = _retry(runner, survey, wanted, known, orders, progress)
     here = resumed.keys() | retried.keys() | known.jobs.keys()
-    missing = {key: job.index for key, job in wanted.jobs.items() if key not in here}
-    new = queue_new(runner, plan.only(missing.values()), progress) if missing else None
+    rest = plan
+    if here:
+        rest = plan.only(job.index for key, job in wanted.jobs.items() if key not in here)
+    # It has an entry for each job, and there may be very many.
+    del wanted
+    new = queue_new(runner, rest, progress) if rest.jobs else None
     at = {**resumed, **retried, **{key: batch for key, (batch, _) in known.jobs.items()}}
     holding = set(at.values())
-    queued = missing.keys() | retried.keys()
     return QueueReport(
         batch=new.batch if new else [batch for batch in batches if batch in holding][-1],
-        jobs=len(resumed) + len(queued),
+        jobs=len(resumed) + len(retried) + len(rest.jobs),
         resumed=tuple(sorted(set(resumed.values()))),
         new=new,
         known=known,
         retried=Counter(retried.values()),
-        doubled=Counter(batch for key, batch in known.otherwise.items() if key in queued),
+        doubled=Counter(
+            batch for key, batch in known.otherwise.items() if key in retried or key not in here
+        ),
     )
 
 

@@ -28,8 +28,8 @@ from pathlib import Path
 from adr.documents import reading
 from adr.errors import AdrError, NotFound, RunnerGone, ServiceError
 from adr.keys import LIVE, heartbeat_key
-from adr.models import WorkerInfo
 from adr.stores.base import Document, ObjectInfo, ObjectStore
+from adr.workerinfo import WorkerInfo
 
 __all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks", "pace"]
 

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from adr.advice import notes_on_all, notes_on_batch, notes_on_leases
+from adr.decisions import Decision, visible
 from adr.errors import RunnerGone, ServiceError, UsageError
 from adr.keys import (
     BATCHES,
@@ -37,7 +38,7 @@ from adr.keys import (
 from adr.ledgers.base import DeadLetters
 from adr.manifest import Manifest, job_ids, jobs_of, read_header, read_manifest
 from adr.missing import LOST_AFTER_S, MissingJobs
-from adr.models import SCHEMA, Decision, JobRecord, JobState, visible
+from adr.models import SCHEMA, Depth, JobRecord, JobState
 from adr.orders import OrderBook, Orders
 from adr.runner import Runner
 from adr.stores.base import ObjectInfo
@@ -303,14 +304,14 @@ class Survey:
     def _look(self, batch: str | None) -> _Look:
         runner = self._runner
         manifests = self._manifests_of(batch)
-        workers = runner.roster.alive()
-        orders = self._orders.read()
-        try:
-            depth = runner.ledger.depth()
-            empty, gone = depth.empty and not orders.destroyed, orders.destroyed
-        except RunnerGone:
-            depth, empty, gone = None, False, True
-        dead = 0 if gone else _count_dead(runner)
+        with ThreadPoolExecutor(1) as pool:
+            # The queue and the store may be two services.
+            asked = pool.submit(self._ask_queue)
+            workers = runner.roster.alive()
+            orders = self._orders.read()
+            depth, dead = asked.result()
+        gone = orders.destroyed or depth is None
+        empty = depth is not None and depth.empty and not gone
         # After the queue, so that no job can be in neither.
         decided = visible(runner.ledger.decided(manifests))
         running = {
@@ -357,19 +358,24 @@ class Survey:
                 status.notes += notes_on_batch(counts, time.time() - oldest, runner.retention_s)
         if depth and depth.waiting:
             status.notes += notes_on_leases(depth.in_flight, runner.most_leased)
-        status.notes += notes_on_all(status, dead, gone=gone)
+        status.notes += notes_on_all(status, 0 if gone else dead, gone=gone)
         return _Look(status, manifests, found, decided)
+
+    def _ask_queue(self) -> tuple[Depth | None, int]:
+        """Return what the queue holds, None where it is gone, and how many it has given up."""
+        ledger, dead = self._runner.ledger, 0
+        try:
+            depth = ledger.depth()
+        except RunnerGone:
+            return None, 0
+        if isinstance(ledger, DeadLetters):
+            # Not everybody may look there.
+            with suppress(ServiceError, RunnerGone):
+                dead = ledger.count_dead()
+        return depth, dead
 
     def _manifests_of(self, batch: str | None) -> dict[str, list[Manifest]]:
         manifests = self.manifests(batch)
         if batch is not None and batch not in manifests:
             raise UsageError(f"there is no batch {batch}: adr status shows those there are")
         return manifests
-
-
-def _count_dead(runner: Runner) -> int:
-    """Count the messages that the queue has given up, where it does and lets us know."""
-    if isinstance(runner.ledger, DeadLetters):
-        with suppress(ServiceError, RunnerGone):
-            return runner.ledger.count_dead()
-    return 0

@@ -98,6 +98,11 @@ def labels(paths: Sequence[str]) -> list[str]:
     >>> labels(["a.txt", "b.txt", "b.csv"])
     ['a', 'b.txt', 'b.csv']
     """
+    shortest = [_forms(path, number)[0] for number, path in enumerate(paths, 1)]
+    taken = set(map(_folded, shortest))
+    if len(taken) == len(paths) and taken.isdisjoint(f for key in taken for f in _folders(key)):
+        # Mostly none clashes with another, and there may be very many.
+        return shortest
     return _Labels(paths).settle()
 
 
@@ -105,11 +110,7 @@ class _Labels:
     """Give every path its best form that is free, going back on forms that turn out to clash."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.forms = [
-            [form for form in (os.path.splitext(path)[0], path) if _is_presentable(form)]
-            + [str(number)]
-            for number, path in enumerate(paths, 1)
-        ]
+        self.forms = [_forms(path, number) for number, path in enumerate(paths, 1)]
         self.at: dict[str, set[int]] = defaultdict(set)
         self.below: dict[str, set[int]] = defaultdict(set)
 
@@ -154,6 +155,12 @@ class _Labels:
         self.at[key].remove(job)
         for folder in _folders(key):
             self.below[folder].remove(job)
+
+
+def _forms(path: str, number: int) -> list[str]:
+    """Return the labels that a path may have, the best first."""
+    forms = (os.path.splitext(path)[0], path)
+    return [*filter(_is_presentable, forms), str(number)]
 
 
 def _is_presentable(label: str) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from adr.models import SCHEMA, Decision, Job, JobRecord, JobState, WorkerInfo
+from adr.decisions import Decision
+from adr.models import SCHEMA, Job, JobRecord, JobState
+from adr.workerinfo import WorkerInfo
 
 __all__ = ["OVER", "BatchStatus", "Counts", "JobView", "Status"]
 

@@ -167,7 +167,8 @@ class ZipWriter:
         while self._steps:
             self._write_step()
         start, size = self.size_bytes, len(self._table)
-        self._out(bytes(self._table))
+        for at in range(0, size, PIECE_BYTES):
+            self._out(bytes(self._table[at : at + PIECE_BYTES]))
         if self._entries >= _FULL_16 or size >= _FULL_32 or start >= _FULL_32:
             end = self.size_bytes
             self._out(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import adr
-from adr.models import visible
+from adr.decisions import visible
 from adr.runner import open_runner
 from tests import invariants
 from tests.nursery import nursery

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from adr import joboutput, output
-from adr.models import moment_text
 from adr.screen import Screen, can_redraw
+from adr.times import moment_text
 
 if TYPE_CHECKING:
     from adr.waiting import Look

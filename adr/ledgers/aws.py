@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from adr.clock import boot_time
+from adr.decisions import Decision
 from adr.documents import reading
 from adr.errors import AdrError, RunnerGone, ServiceError
 from adr.ledgers.base import DeadLetter, lost_too_often
@@ -30,7 +31,7 @@ from adr.ledgers.cards import Card, Cards
 from adr.ledgers.deadletters import count_dead, look_at_dead, revive
 from adr.ledgers.journal import Journal, JournalReader
 from adr.ledgers.sqs import Message, MessageQueue
-from adr.models import Decision, Depth, Job, JobId, JobRecord, Lease, Outcome, new_id
+from adr.models import Depth, Job, JobId, JobRecord, Lease, Outcome, new_id
 from adr.objectcache import ObjectCache
 from adr.roster import Roster
 from adr.stores.base import ObjectStore

@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from adr.models import Decision, Depth, Job, JobRecord, JobState, Lease, Outcome
+from adr.decisions import Decision
+from adr.models import Depth, Job, JobRecord, JobState, Lease, Outcome
 
 __all__ = [
     "LONGEST_DELAY_S",

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Collection, Iterator
+from io import BytesIO
 from itertools import repeat
 
-from adr.models import Decision, JobState, check_schema
+from adr.decisions import Decision
+from adr.models import JobState, check_schema
 
 __all__ = ["PackedDecisions"]
 
@@ -49,7 +51,7 @@ class PackedDecisions:
             If these are no records, those of another batch, or a newer adr wrote them.
         """
         added = []
-        for line in body.splitlines():
+        for line in BytesIO(body):
             data = json.loads(line)
             check_schema(data, "the job record")
             added.append(

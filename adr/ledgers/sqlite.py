@@ -20,10 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from adr.decisions import Decision
 from adr.documents import reading
 from adr.errors import RunnerGone, ServiceError
+from adr.jobtext import job_text
 from adr.ledgers.base import LONGEST_DELAY_S, lost_too_often
-from adr.models import SCHEMA, Decision, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
+from adr.models import SCHEMA, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
 from adr.roster import WorkerLocks
 
 __all__ = ["SqliteLedger"]
@@ -58,8 +60,6 @@ _DECIDED = (
     "SELECT batch, position, generation, attempt, json_extract(body, '$.state'),"
     " json_extract(body, '$.late') FROM records WHERE batch = ?"
 )
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
 _FORGOTTEN = "forgotten "
 _LOOK_EVERY_S = 0.05
 _RECLAIM_EVERY_S = 1.0
@@ -130,7 +130,7 @@ class SqliteLedger:
         with self._transaction("durable") as db:
             forgotten = self._forgotten(db)
             rows = (
-                (job.batch, job.index, job.generation, _encode(job.to_dict()))
+                (job.batch, job.index, job.generation, job_text(job))
                 for job in jobs
                 if job.batch not in forgotten
             )
@@ -221,11 +221,11 @@ class SqliteLedger:
 
     def decided(self, batches: Iterable[str]) -> Iterator[Decision]:
         """Read no more of each record than that."""
+        what = f"a record in the database {self._path}"
         for batch in batches:
-            with self._transaction("read", even_if_destroyed=True) as db:
-                rows = db.execute(_DECIDED, (batch,)).fetchall()
-            with reading(f"a record in the database {self._path}"):
-                for row in rows:
+            with self._transaction("read", even_if_destroyed=True) as db, reading(what):
+                # One by one, since there may be very many.
+                for row in db.execute(_DECIDED, (batch,)):
                     yield Decision.read(*row)
 
     def records(

@@ -12,6 +12,7 @@ from adr.bundle import forget_bundle, restore_member, unpack_bundle, unpacked_by
 from adr.errors import AdrError
 from adr.keys import bundle_key
 from adr.stores.base import ObjectStore
+from adr.worker.baseline import Names
 from adr.worker.jobuser import JobUser
 from adr.worker.workspace import Workspace
 
@@ -48,6 +49,8 @@ class Bundles:
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._workspaces: Counter[str] = Counter()
+        #: Those in the workspaces of a batch.
+        self._names: dict[str, Names] = {}
 
     def unpack(self, batch: str, target: Path) -> Workspace:
         """Unpack a batch into `target`, which must not exist, fetching it first if need be.
@@ -61,8 +64,9 @@ class Bundles:
         """
         with self._guard:
             self._workspaces[batch] += 1
+            names = self._names.setdefault(batch, Names())
         try:
-            return self._unpacked(batch, target)
+            return self._unpacked(batch, target, names)
         except BaseException:
             self.leave(batch)
             raise
@@ -72,17 +76,17 @@ class Bundles:
         with self._guard:
             self._workspaces[batch] -= 1
             if self._workspaces[batch] <= 0:
-                del self._workspaces[batch]
+                del self._workspaces[batch], self._names[batch]
                 self._path(batch).unlink(missing_ok=True)
                 forget_bundle()
 
-    def _unpacked(self, batch: str, target: Path) -> Workspace:
+    def _unpacked(self, batch: str, target: Path, names: Names) -> Workspace:
         bundle = self._fetched(batch, target)
         self._check_room(unpacked_bytes(bundle), f"unpacking batch {batch}", target)
         with self._rights():
             unpack_bundle(bundle, target)
         workspace = Workspace(
-            target, lambda name: restore_member(bundle, name, target), self._rights
+            target, lambda name: restore_member(bundle, name, target), self._rights, names
         )
         workspace.snapshot()
         return workspace

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from adr.models import moment_text
+from adr.times import moment_text
 from adr.worker.lifetime import Lifetime
 from adr.worker.slot import Stop
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from adr.clock import boot_time
 from adr.errors import AdrError, RunnerGone
-from adr.models import WorkerInfo
 from adr.orders import OrderBook, Orders
 from adr.roster import pace
 from adr.runner import Runner
+from adr.workerinfo import WorkerInfo
 
 __all__ = ["Heartbeat"]
 

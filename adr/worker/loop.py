@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from adr.errors import AdrError, RunnerGone, UsageError
-from adr.models import JobRecord, WorkerInfo
+from adr.models import JobRecord
 from adr.orders import Orders, read_orders
 from adr.runner import Runner
 from adr.survey import Survey
@@ -42,6 +42,7 @@ from adr.worker.place import Place, cores
 from adr.worker.policy import Policy
 from adr.worker.slot import Limits, Slot
 from adr.worker.turns import Turns
+from adr.workerinfo import WorkerInfo
 
 __all__ = ["Worker", "WorkerReport"]
 

@@ -19,7 +19,7 @@ from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from adr.models import parse_time
+from adr.times import parse_time
 
 __all__ = ["Notice", "watch"]
 

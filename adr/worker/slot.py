@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from adr.errors import AdrError, Unavailable
-from adr.models import Job, JobRecord, JobState, Lease, moment_text
+from adr.models import Job, JobRecord, JobState, Lease
+from adr.times import moment_text
 from adr.worker.bundles import Bundles, DiskTooSmall
 from adr.worker.jobuser import JobUser
 from adr.worker.launcher import Ending, Launcher

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from adr.models import Lease, SlotInfo
+from adr.models import Lease
 from adr.worker.slot import Slot, Stop
+from adr.workerinfo import SlotInfo
 
 __all__ = ["Turns"]
 

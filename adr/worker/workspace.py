@@ -24,6 +24,7 @@ from itertools import groupby
 from pathlib import Path
 
 from adr.errors import AdrError, UsageError
+from adr.worker.baseline import Baseline, Names
 from adr.worker.tree import (
     LISTED,
     OPEN,
@@ -80,6 +81,8 @@ class Workspace:
         Puts the original file of a name back, where nothing is.
     rights : callable, optional
         Gives a context in which the directory is worked on; see `adr.worker.jobuser`.
+    names : Names, optional
+        Shared by workspaces with the same contents.
     """
 
     def __init__(
@@ -87,11 +90,13 @@ class Workspace:
         directory: Path,
         restore: Callable[[str], None],
         rights: Callable[[], AbstractContextManager[None]] = nullcontext,
+        names: Names | None = None,
     ) -> None:
         self.directory = directory
         self._restore = restore
         self._rights = rights
-        self._baseline: dict[str, Entry] = {}
+        self._names = Names() if names is None else names
+        self._baseline = Baseline(self._names)
         #: Permissions of the directories that their owner may not change; None: not sought yet.
         self._closed: dict[str, int] | None = None
         self._watch: Watch | None = None
@@ -99,16 +104,18 @@ class Workspace:
     def snapshot(self) -> None:
         """Take the present contents as what `restore` goes back to."""
         forced: dict[str, int] = {}
+        baseline = Baseline(self._names)
+        newest_ns = 0
         with self._rights():
-            baseline = {"": Entry.of(os.lstat(self.directory))}
+            baseline[""] = Entry.of(os.lstat(self.directory))
             with open_tree(self.directory) as root:
-                for folder, entries in walk(root, forced):
-                    prefix = folder and folder + "/"
-                    baseline.update((prefix + name, entry) for name, entry in entries)
+                for path, entry in walk(root, forced):
+                    baseline[path] = entry
+                    newest_ns = max(newest_ns, entry.ctime_ns)
                 set_modes(root, {**forced, "": baseline[""].permissions})
             self._baseline, self._closed = baseline, None
             self._watch_anew()
-        _outlast(entry.ctime_ns for entry in baseline.values())
+        _outlast(newest_ns)
 
     def changes(self) -> Changes:
         """Compare the directory with the last snapshot.
@@ -155,10 +162,8 @@ class Workspace:
             self._compare(changes, seen, "", top)
             forced = {"": top.permissions} if top.permissions & LISTED != LISTED else {}
             with open_tree(self.directory) as root:
-                for folder, entries in walk(root, forced):
-                    prefix = folder and folder + "/"
-                    for name, entry in entries:
-                        self._compare(changes, seen, prefix + name, entry)
+                for path, entry in walk(root, forced):
+                    self._compare(changes, seen, path, entry)
             changes.altered.extend(sorted(forced.keys() & seen - set(changes.altered)))
         if len(seen) != len(self._baseline):
             changes.removed.extend(sorted(self._baseline.keys() - seen))
@@ -185,8 +190,7 @@ class Workspace:
                     self._watch_anew()
 
     def _watch_anew(self) -> None:
-        folders = [name for name, entry in self._baseline.items() if entry.is_dir]
-        self._watch = Watch(self.directory, folders)
+        self._watch = Watch(self.directory, (name for name, _ in self._baseline.folders()))
 
     def _undo(self, changes: Changes) -> None:
         if "" in changes.removed:
@@ -199,8 +203,8 @@ class Workspace:
             # Once, not at every restoring: there may be many entries, and few of these.
             self._closed = {
                 name: entry.permissions
-                for name, entry in self._baseline.items()
-                if entry.is_dir and entry.permissions & OPEN != OPEN
+                for name, entry in self._baseline.folders()
+                if entry.permissions & OPEN != OPEN
             }
         # Directories that were closed, before or by the job, stay open while this goes on.
         modes = self._closed | {
@@ -218,7 +222,7 @@ class Workspace:
                 if self._baseline[name].is_dir:
                     modes[name] = self._baseline[name].permissions
             set_modes(root, modes)
-        _outlast(self._baseline[name].ctime_ns for name in missing)
+        _outlast(max((self._baseline[name].ctime_ns for name in missing), default=0))
 
     def _compare(self, changes: Changes, seen: set[str], path: str, entry: Entry) -> None:
         """Enter one name of the directory into `changes` and, unless it is gone, `seen`."""
@@ -398,18 +402,21 @@ def _places(
 
 def _write_cache(cache: Path, workspace: Workspace) -> None:
     beside = cache.with_name(f"{cache.name}.{os.getpid()}")
-    text = json.dumps({"schema": _CACHE_SCHEMA, "entries": workspace._baseline})
+    text = json.dumps({"schema": _CACHE_SCHEMA, "entries": dict(workspace._baseline)})
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="ascii") as file:
         file.write(text)
     beside.replace(cache)
 
 
-def _read_cache(cache: Path) -> dict[str, Entry]:
+def _read_cache(cache: Path) -> Baseline:
     try:
         data = json.loads(cache.read_text("ascii"))
         if data["schema"] == _CACHE_SCHEMA:
-            return {name: Entry(*values) for name, values in data["entries"].items()}
+            baseline = Baseline()
+            for name, values in data["entries"].items():
+                baseline[name] = Entry(*values)
+            return baseline
     except FileNotFoundError:
         raise UsageError(f"there is no {cache}: call cache_contents first") from None
     except (ValueError, LookupError, TypeError):
@@ -434,12 +441,11 @@ def _clear(root: int, names: Iterable[str]) -> None:
                     remove(fd, name.rpartition("/")[2])
 
 
-def _outlast(ctimes_ns: Iterable[int]) -> None:
-    """Wait until the clock of file times has passed these, some 4 ms at most.
+def _outlast(newest_ns: int) -> None:
+    """Wait until the clock of file times has passed this one, some 4 ms at most.
 
     A change within the same tick could leave all times of a file as they are.
     """
-    newest_ns = max(ctimes_ns, default=0)
     deadline = time.monotonic() + _TICK_S
     while (
         time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= newest_ns and time.monotonic() < deadline

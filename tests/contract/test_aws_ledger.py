@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 from adr.aws import Connection
+from adr.decisions import visible
 from adr.errors import ServiceError, UsageError
 from adr.keys import card_key
 from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
 from adr.ledgers.sqs import MessageQueue
-from adr.models import SCHEMA, Job, JobState, WorkerInfo, visible
+from adr.models import SCHEMA, Job, JobState
 from adr.roster import Roster
 from adr.stores.s3 import S3Store
+from adr.workerinfo import WorkerInfo
 from tests.contract.jobs import BATCH, a_job, indexes, outcome_of, run_all, some_jobs
 from tests.contract.test_ledger import again_and_again
 from tests.proxy import Answer, Call, Proxy

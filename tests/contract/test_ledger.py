@@ -16,15 +16,17 @@ from typing import Protocol
 import pytest
 
 from adr.aws import Connection
+from adr.decisions import Decision, visible
 from adr.errors import RunnerGone
 from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
 from adr.ledgers.sqlite import SqliteLedger
 from adr.ledgers.sqs import MessageQueue
-from adr.models import Decision, Depth, Job, JobState, WorkerInfo, visible
+from adr.models import Depth, Job, JobState
 from adr.roster import Roster, WorkerLocks
 from adr.runner import open_runner
 from adr.stores.s3 import S3Store
+from adr.workerinfo import WorkerInfo
 from tests.contract.jobs import BATCH, a_job, indexes, outcome_of, run_all, some_jobs
 from tests.proxy import Call, Proxy
 

@@ -15,10 +15,11 @@ import pytest
 from adr import plan, queue_plan, retry, status
 from adr.errors import RunnerGone
 from adr.keys import bundle_key, retry_name, seal_key, unaccounted_key
-from adr.models import JobState, Lease, Outcome, SlotInfo, WorkerInfo
+from adr.models import JobState, Lease, Outcome
 from adr.orders import order_cancelling, order_destruction
 from adr.queueing import QueueReport
 from adr.runner import Runner, create_runner, open_runner
+from adr.workerinfo import SlotInfo, WorkerInfo
 from tests.contract.jobs import outcome_of, run_all
 from tests.proxy import Proxy
 

@@ -14,11 +14,12 @@ import pytest
 from adr import dead_letters, retry, status
 from adr.errors import AdrError, RunnerGone, UsageError
 from adr.keys import bundle_key, manifest_key, retry_name, seal_key
-from adr.models import JobState, Lease, WorkerInfo
+from adr.models import JobState, Lease
 from adr.orders import order_cancelling, order_destruction
 from adr.retrying import RetryReport
 from adr.runner import create_runner, open_runner
 from adr.views import JobView
+from adr.workerinfo import WorkerInfo
 from tests.contract.test_queueing import CASES, Site, site
 from tests.proxy import FORWARD, Proxy
 

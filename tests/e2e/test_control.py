@@ -22,9 +22,10 @@ import pytest
 from adr.controloutput import group_lines
 from adr.joboutput import status_frame
 from adr.likeness import FailureGroup
-from adr.models import Job, JobRecord, JobState, WorkerInfo
+from adr.models import Job, JobRecord, JobState
 from adr.runner import open_runner
 from adr.views import BatchStatus, Counts, JobView, Status
+from adr.workerinfo import WorkerInfo
 from tests.e2e.conftest import Shell
 
 CASES = {f"case_{n:02}.inp": f"{n}\n" for n in range(1, 13)}

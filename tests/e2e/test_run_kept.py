@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
+from adr.decisions import visible
 from adr.embedded import run_batch
 from adr.errors import UsageError
 from adr.joboutput import run_lines
-from adr.models import JobRecord, JobState, Outcome, visible
+from adr.models import JobRecord, JobState, Outcome
 from adr.orders import order_destruction
 from adr.queueing import queue_batch
 from adr.runner import create_runner, open_runner

@@ -43,7 +43,7 @@ from adr.ledgers.aws import AwsLedger
 from adr.ledgers.sqs import MessageQueue
 from adr.manifest import manifest_bytes, read_manifest
 from adr.members import choose
-from adr.models import Job, JobRecord, JobState, Outcome, ResultFile, WorkerInfo
+from adr.models import Job, JobRecord, JobState, Outcome, ResultFile
 from adr.orders import CONTROL
 from adr.publish import Publisher
 from adr.roster import Roster
@@ -51,6 +51,7 @@ from adr.runner import open_runner
 from adr.stores.directory import DirectoryStore
 from adr.stores.s3 import S3Store
 from adr.transfer import Fetch, fetch
+from adr.workerinfo import WorkerInfo
 from tests.contract.jobs import BATCH, a_job, outcome_of
 from tests.e2e.conftest import Shell, shell
 from tests.faults.small_aws import small_aws

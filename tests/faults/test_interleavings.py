@@ -26,15 +26,17 @@ import pytest
 from hypothesis import strategies as st
 
 from adr.aws import Connection
+from adr.decisions import visible
 from adr.errors import ServiceError
 from adr.keys import JOURNAL, card_key, heartbeat_key
 from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
 from adr.ledgers.sqlite import SqliteLedger
 from adr.ledgers.sqs import MessageQueue
-from adr.models import Job, JobId, JobRecord, JobState, Lease, Outcome, WorkerInfo, visible
+from adr.models import Job, JobId, JobRecord, JobState, Lease, Outcome
 from adr.roster import Roster, WorkerLocks
 from adr.stores.s3 import S3Store
+from adr.workerinfo import WorkerInfo
 from tests.contract.jobs import BATCH, a_job, outcome_of
 from tests.faults.small_aws import Fault, SmallAws, small_aws
 

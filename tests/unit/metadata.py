@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from adr.models import moment_text
+from adr.times import moment_text
 
 
 class Metadata:

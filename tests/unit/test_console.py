@@ -3,6 +3,7 @@
 The core is replaced at its seam, the functions of `adr.adr`, by one that notes its calls.
 """
 
+import gc
 import io
 import json
 import logging
@@ -24,9 +25,10 @@ from adr.fleets.base import Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec, Volume, WorkerOptions
 from adr.history import Known
 from adr.inventory import Hosts, HostView
-from adr.models import Job, JobRecord, JobState, SlotInfo, WorkerInfo
+from adr.models import Job, JobRecord, JobState
 from adr.queueing import NewBatch, QueueReport
 from adr.views import BatchStatus, Counts, JobView, Status
+from adr.workerinfo import SlotInfo, WorkerInfo
 
 RUNNER = "0b3f7d1e-4c55-4a39-9f0e-2d5a8c1b7e66"
 OTHER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -170,6 +172,20 @@ def test_help_fits_a_terminal_of_80_columns():
 def test_help_is_found_however_it_is_asked_for(words, capsys):
     assert main(words) == 0
     assert "adr run [options]" in capsys.readouterr().out
+
+
+def test_python_looks_for_circles_seldom_while_a_command_makes_objects(capsys):
+    looks = []
+    before = gc.get_threshold()
+    try:
+        main(["--version"])
+        gc.collect()
+        gc.callbacks.append(lambda phase, info: looks.append(phase))
+        kept = [[number] for number in range(10_000)]
+    finally:
+        gc.callbacks.pop()
+        gc.set_threshold(*before)
+    assert (len(kept), looks) == (10_000, [])
 
 
 def test_the_package_runs_as_a_module():

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from adr.errors import Unavailable
-from adr.models import SlotInfo, WorkerInfo
 from adr.orders import Orders, order_pause
 from adr.runner import create_runner
 from adr.worker import heartbeat
 from adr.worker.heartbeat import Heartbeat
+from adr.workerinfo import WorkerInfo
 from tests.unit.workers import Through
 
 

@@ -24,11 +24,12 @@ from adr.errors import (
 from adr.fleets.base import Demand, Host, HostState, LaunchPlan, LaunchReport
 from adr.fleets.specs import Ec2Spec, LocalSpec, SshSpec
 from adr.keys import setup_key
-from adr.models import WorkerInfo, new_id
+from adr.models import new_id
 from adr.orders import order_destruction, read_orders
 from adr.preparing import prepare
 from adr.progress import SILENT
 from adr.runner import create_runner
+from adr.workerinfo import WorkerInfo
 
 
 class Bare:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adr.decisions import Decision, visible
 from adr.errors import AdrError
+from adr.jobtext import job_text
 from adr.models import (
     SCHEMA,
-    Decision,
     Depth,
     Job,
     JobRecord,
@@ -22,15 +23,11 @@ from adr.models import (
     Lease,
     Outcome,
     ResultFile,
-    SlotInfo,
-    WorkerInfo,
     check_schema,
-    moment_text,
     new_id,
-    parse_time,
-    time_text,
-    visible,
 )
+from adr.times import moment_text, parse_time, time_text
+from adr.workerinfo import SlotInfo, WorkerInfo
 
 #: Text as `os.fsdecode` gives it: any bytes that are no UTF-8 are lone surrogates.
 texts = st.binary(max_size=20).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
@@ -129,6 +126,7 @@ class TestRoundTrips:
     @given(jobs)
     def test_a_job(self, job: Job) -> None:
         assert Job.from_dict(through_json(job.to_dict())) == job
+        assert json.loads(job_text(job)) == through_json(job.to_dict())
 
     @given(records)
     def test_a_record(self, record: JobRecord) -> None:

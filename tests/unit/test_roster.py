@@ -22,11 +22,12 @@ import pytest
 
 from adr.aws import Connection
 from adr.keys import heartbeat_key
-from adr.models import SlotInfo, WorkerInfo, new_id
+from adr.models import new_id
 from adr.roster import Roster, WorkerLocks, pace
 from adr.stores.base import Document, ObjectInfo, ObjectStore
 from adr.stores.directory import DirectoryStore
 from adr.stores.s3 import S3Store
+from adr.workerinfo import SlotInfo, WorkerInfo
 from tests.proxy import Proxy
 
 HOLDER = """

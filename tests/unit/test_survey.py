@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,21 @@ def test_jobs_are_lost_that_were_nowhere_at_two_looks_far_enough_apart(
     assert (status.totals.lost, status.totals.unaccounted, status.totals.jobs) == (3, 0, 3)
     assert "3 jobs" in status.notes[0]
     assert "lost" in status.notes[0]
+
+
+def test_queue_and_workers_are_asked_at_the_same_time(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a queue and a store that answer only once both are asked
+    both = threading.Barrier(2, timeout=10)
+
+    def waiting(ask: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: (both.wait(), ask())[1]
+
+    monkeypatch.setattr(runner.ledger, "depth", waiting(runner.ledger.depth))
+    monkeypatch.setattr(runner.roster, "alive", waiting(runner.roster.alive))
+    # then
+    assert states(runner, 0) == ["queued"] * 3
 
 
 def test_a_job_that_is_found_again_begins_anew(

@@ -17,10 +17,11 @@ from adr import sending, survey, waiting
 from adr.choosing import choose_jobs
 from adr.errors import Denied, Unavailable, UsageError
 from adr.launching import demand
-from adr.models import Job, JobState, SlotInfo, WorkerInfo
+from adr.models import Job, JobState
 from adr.runner import open_runner
 from adr.views import JobView
 from adr.waiting import WaitState
+from adr.workerinfo import SlotInfo, WorkerInfo
 from tests.unit.workers import Site, Through
 
 

@@ -16,11 +16,12 @@ import pytest
 from adr.clock import boot_time
 from adr.errors import Denied, Unavailable, UsageError
 from adr.keys import LIVE
-from adr.models import JobRecord, Lease, WorkerInfo
+from adr.models import JobRecord, Lease
 from adr.runner import open_runner
 from adr.worker import ending, notice
 from adr.worker.loop import Worker
 from adr.worker.slot import Limits
+from adr.workerinfo import WorkerInfo
 from tests.unit.metadata import Metadata
 from tests.unit.workers import Site, Through
 

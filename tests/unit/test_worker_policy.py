@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from adr.models import Depth, SlotInfo, WorkerInfo
+from adr.models import Depth
 from adr.worker.policy import Policy
+from adr.workerinfo import SlotInfo, WorkerInfo
 
 NOTHING = Depth(0, 0, 0, exact=False)
 SOMETHING = Depth(0, 1, 0, exact=False)

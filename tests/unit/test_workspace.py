@@ -18,6 +18,8 @@ import pytest
 from adr.bundle import restore_member, unpack_bundle, write_bundle
 from adr.errors import AdrError, UsageError
 from adr.members import Member
+from adr.worker.baseline import Baseline, Names
+from adr.worker.tree import Entry
 from adr.worker.workspace import Changes, Workspace, cache_contents, restore_contents
 
 ODD = os.fsdecode(b"odd \xff\n")
@@ -416,6 +418,22 @@ def test_an_original_that_cannot_be_had_again_is_an_error(tmp_path: Path) -> Non
     (directory / "program").unlink()
     with pytest.raises(FileNotFoundError):
         workspace.restore(workspace.changes())
+
+
+def test_states_of_any_kind_are_kept_apart_where_names_are_shared() -> None:
+    names = Names()
+    one, other = Baseline(names), Baseline(names)
+    file, link = Entry(0o100644, 5, -1, 1, 2**64 - 1), Entry(0o120777, target="file")
+    ancient = Entry(0o100644, 5, -(2**70), 1, 1)
+
+    one["file"], one["link"], one["ancient"] = file, link, ancient
+    other["only"], other["link"] = Entry(0o40755), file
+    one["link"], one["ancient"] = file, link
+
+    assert dict(one) == {"file": file, "link": file, "ancient": link}
+    assert dict(other) == {"only": Entry(0o40755), "link": file}
+    assert (len(one), len(other), other.get("file"), other.get("none")) == (3, 2, None, None)
+    assert list(other.folders()) == [("only", Entry(0o40755))]
 
 
 class TestCachedContents:
