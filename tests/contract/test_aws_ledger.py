@@ -578,6 +578,42 @@ class TestCalls:
         }
         assert ledger.depth().empty
 
+    def test_many_are_received_by_several_calls_of_which_none_waits(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        ledger = place.worker("first")
+        ledger.send(some_jobs(45))
+        waits: list[int] = []
+        proxy.before("sqs.ReceiveMessage", lambda call: waits.append(call.json()["WaitTimeSeconds"]))
+
+        def brought(most: int) -> tuple[int, list[int]]:
+            waits.clear()
+            return len(ledger.receive(most, 1)), list(waits)
+
+        # until one has shown that there is plenty, and for less than two tens, one call is made
+        assert brought(99) == (10, [1])
+        assert brought(19) == (10, [1])
+        assert brought(29) == (20, [0, 0])
+        # where that is less than was asked for, one that waits is next
+        assert brought(99) == (5, [0] * 5)
+        assert brought(99) == (0, [1])
+
+    def test_what_one_of_several_calls_brings_is_leased_whatever_becomes_of_the_others(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        ledger = place.worker("first")
+        ledger.send(some_jobs(40))
+        ledger.receive(10, 5)
+        refuse(proxy, "sqs.ReceiveMessage", times=1)
+
+        assert len(ledger.receive(20, 1)) == 10
+
+        ledger.receive(10, 1)
+        # and where none of them works, it is the one that waits that tells of it
+        refuse(proxy, "sqs.ReceiveMessage")
+        with pytest.raises(ServiceError):
+            ledger.receive(20, 1)
+
     def test_giving_back_is_done_in_tens(self, place: Place, proxy: Proxy) -> None:
         ledger = place.worker("first")
         ledger.send(some_jobs(20))
