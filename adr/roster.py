@@ -158,7 +158,6 @@ class Roster:
         self._locks = locks
         self._dead_after_s = dead_after_s
         self._forget_after_s = forget_after_s
-        self._swept = False
 
     def hold(self, worker: str) -> None:
         """Take the lock by which others see that a local worker lives, if it leases nothing yet."""
@@ -166,11 +165,8 @@ class Roster:
             self._locks.hold(worker)
 
     def beat(self, info: WorkerInfo) -> None:
-        """Write the heartbeat of a worker; the first time, clear away after others."""
+        """Write the heartbeat of a worker."""
         self._write(info)
-        if not self._swept:
-            self._swept = True
-            self.sweep(info.worker)
 
     def leave(self, info: WorkerInfo) -> None:
         """Write the last heartbeat of a worker and let go of its lock; idempotent."""

@@ -164,6 +164,11 @@ class Survey:
         return {name: self._manifests[key] for name, key in keys.items() if key in self._manifests}
 
     @property
+    def batches(self) -> set[str]:
+        """Return the ids of the batches that `manifests` has found."""
+        return {self._manifests[key].batch for key in self._keys if key in self._manifests}
+
+    @property
     def is_destroyed(self) -> bool:
         """Tell whether `manifests`, of all batches, has found that nobody is to queue any more."""
         return TOMBSTONE in self._keys
@@ -198,13 +203,15 @@ class Survey:
         bool or None
             None where it is not time yet to read them: it is worth asking again soon.
         """
-        manifests = self.manifests()
-        orders = self._orders.read()
+        store = self._runner.store
+        with ThreadPoolExecutor(2) as pool:
+            reading_orders = pool.submit(self._orders.read)
+            listing = pool.submit(lambda: {entry.key for entry in store.list(DECIDED)})
+            manifests = self.manifests()
+        orders, proved = reading_orders.result(), listing.result()
         batches = [batch for batch in manifests if batch not in orders.destroyed_batches]
         if not all(map(self.is_sealed, batches)):
             return False
-        store = self._runner.store
-        proved = {entry.key for entry in store.list(DECIDED)} if batches else set()
         for batch in batches:
             parts = manifests[batch]
             key = decided_key(batch, [part.key for part in parts])

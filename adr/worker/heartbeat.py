@@ -79,7 +79,11 @@ class Heartbeat:
         self._beat(info)
 
     def go_on(self, over: threading.Event) -> None:
-        """Write each further one, soon after a change, and read the orders, until `over`."""
+        """Write each further one, soon after a change, and read the orders, until `over`.
+
+        But first clear away after other workers, for which nobody is to wait at the start.
+        """
+        self._runner.roster.sweep(self._info().worker)
         # Workers that were started together are not to look together for ever.
         self._orders_at = time.monotonic() + random.uniform(0, self._runner.orders_s)
         # Each by itself: a worker that may only read is to obey all the same.

@@ -252,10 +252,10 @@ class Policy:
 
     def _is_over(self) -> bool:
         """Tell whether all is decided that there was to do in the time of this worker."""
-        batches = set(self._survey.manifests())
+        decided = self._survey.is_decided()
+        batches = self._survey.batches
         if not batches:
             return False
-        decided = self._survey.is_decided()
         if decided is None:
             self._asked_survey_at = -math.inf
             return False
@@ -267,7 +267,7 @@ class Policy:
         return self._seen_work or batches != self._decided_batches
 
     def _is_decided(self) -> bool:
-        return bool(self._survey.manifests()) and self._survey.is_decided() is True
+        return self._survey.is_decided() is True and bool(self._survey.batches)
 
     def _is_proved(self, depth: Depth) -> bool:
         """Tell whether nothing waits and nobody runs anything.

@@ -50,13 +50,16 @@ def test_orders_are_read_while_no_heartbeat_can_be_written(
     beating.begin()
     # then it is known to live, though it has leased nothing
     assert [each.worker for each in made.roster.alive()] == ["ab"]
-    # when
+    # when another one has left before
+    made.roster.leave(WorkerInfo("cd", "there", 1, 1, 0.0, "0"))
     thread = threading.Thread(target=beating.go_on, args=(over,))
     thread.start()
     # then
     try:
         assert heard.wait(20)
         assert not beating.is_heard
+        # and what that one has left is cleared away
+        assert made.roster.heard_of() == {"here"}
     finally:
         over.set()
         thread.join()

@@ -223,11 +223,10 @@ class TestHeartbeats:
         roster = Roster(store, dead_after_s=0, forget_after_s=0)
 
         roster.beat(info("c"))
-        Roster(store).beat(info("d"))
-        roster.beat(info("c"))
+        roster.sweep("c")
 
         keys = [entry.key for entry in store.list("_workers/live/")]
-        assert keys == ["_workers/live/c.json", "_workers/live/d.json"], "and only at its start"
+        assert keys == ["_workers/live/c.json"]
 
     def test_those_who_have_left_are_cleared_away_when_another_starts(
         self, store: ObjectStore
@@ -236,7 +235,8 @@ class TestHeartbeats:
             Roster(store).beat(info(worker))
         Roster(store).leave(info("a"))
 
-        Roster(store, dead_after_s=0).beat(info("c"))
+        Roster(store).beat(info("c"))
+        Roster(store, dead_after_s=0).sweep("c")
 
         keys = [entry.key for entry in store.list("_workers/live/")]
         assert keys == ["_workers/live/b.json", "_workers/live/c.json"]
@@ -273,7 +273,8 @@ class TestHeartbeats:
         denied = proxy.fail("s3.DeleteObjects", 403, "AccessDenied")
 
         # when it starts and leaves
-        Roster(store, dead_after_s=0).beat(info())
+        Roster(store).beat(info())
+        Roster(store, dead_after_s=0).sweep("w")
         assert Roster(store).is_alive("w")
         Roster(store).leave(info())
 
@@ -350,7 +351,8 @@ class TestLocalWorkers:
             Roster(store, others).beat(info(worker))
         assert len(list(places.iterdir())) == 3, "those that died lately are not"
 
-        Roster(store, mine, forget_after_s=0).beat(info("new"))
+        Roster(store, mine).beat(info("new"))
+        Roster(store, mine, forget_after_s=0).sweep("new")
 
         assert [path.name for path in places.iterdir()] == ["alive.lock"]
         keys = [entry.key for entry in store.list("_workers/live/")]

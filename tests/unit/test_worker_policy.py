@@ -37,12 +37,13 @@ class Batches:
         self.being_queued = False
         self.asked = 0
 
-    def manifests(self) -> dict[str, list[None]]:
-        self.asked += 1
-        return {name: [None] for name in self.names} if self.some else {}
+    @property
+    def batches(self) -> set[str]:
+        return set(self.names) if self.some else set()
 
     def is_decided(self) -> bool | None:
-        return self.decided
+        self.asked += 1
+        return self.decided if self.some else True
 
     def is_being_queued(self) -> bool:
         return self.being_queued
