@@ -161,7 +161,9 @@ class MessageQueue:
         if calls > 1:
             most = calls * _ENTRIES
             with ThreadPoolExecutor(calls) as pool:
-                asked = [pool.submit(self._receive, _ENTRIES, 0, visibility_s) for _ in range(calls)]
+                asked = [
+                    pool.submit(self._receive, _ENTRIES, 0, visibility_s) for _ in range(calls)
+                ]
             for each in asked:
                 try:
                     messages += each.result()

@@ -584,7 +584,9 @@ class TestCalls:
         ledger = place.worker("first")
         ledger.send(some_jobs(45))
         waits: list[int] = []
-        proxy.before("sqs.ReceiveMessage", lambda call: waits.append(call.json()["WaitTimeSeconds"]))
+        proxy.before(
+            "sqs.ReceiveMessage", lambda call: waits.append(call.json()["WaitTimeSeconds"])
+        )
 
         def brought(most: int) -> tuple[int, list[int]]:
             waits.clear()
