@@ -300,7 +300,8 @@ class Worker:
                 leases = [] if paused else self._runner.ledger.receive(wanted, wait_s)
                 if soon and not leases:
                     self._await_idleness(patience_s)
-                if not leases and self._policy.is_finished(self._is_idle, paused):
+                in_vain = not leases and not ending.is_set()
+                if in_vain and self._policy.is_finished(self._is_idle, paused):
                     ending.set()
                 pause_s = _TICK_S
             except RunnerGone as error:
