@@ -294,9 +294,9 @@ class Worker:
             room_s = self._ending.lifetime.room_s(self._policy.usual_s)
             patience_s = max(0.0, min(room_s, self._policy.patience_s(idle)))
             soon = self._policy.is_soon_done(idle)
+            wait_s = 0 if soon else patience_s
             try:
                 paused = self._crew.orders.paused
-                wait_s = 0.0 if soon else patience_s
                 leases = [] if paused else self._runner.ledger.receive(wanted, wait_s)
                 if soon and not leases:
                     self._await_idleness(patience_s)
@@ -329,13 +329,12 @@ class Worker:
 
     @property
     def _is_idle(self) -> bool:
-        """Tell whether there is nothing to run, to store or to settle."""
         return self._turns.is_idle and self._outbox.is_empty
 
     def _await_idleness(self, longest_s: float) -> None:
         until = time.monotonic() + longest_s
-        while not self._is_idle and time.monotonic() < until:
-            if self._ending.begun.wait(_LOOK_S):
+        while not (self._is_idle or self._ending.begun.wait(_LOOK_S)):
+            if time.monotonic() >= until:
                 return
 
     def _await_resumption(self) -> None:
