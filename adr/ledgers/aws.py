@@ -196,11 +196,11 @@ class AwsLedger:
         # Whatever follows: nobody speaks of them again, so their next delivery has to count.
         holds = self._holds.give_up(leases)
         trouble: AdrError | None = None
-        shown, left = {}, []
+        shown = {}
         for hold in holds:
             lease = hold.lease
-            in_time = boot_time() < lease.deadline
-            if not hold.ended and (hold.tried or ((failed or note) and in_time)):
+            is_unusual = hold.tried or ((failed or note) and boot_time() < lease.deadline)
+            if is_unusual and not hold.ended:
                 step = partial(_end, lease=lease, failed=failed, note=note)
                 try:
                     self._cards.change(lease.job, step)
@@ -208,18 +208,17 @@ class AwsLedger:
                     raise
                 except AdrError as error:
                     trouble = error
-                    left.append(hold)
                     continue
                 hold.ended = True
-            if in_time:
+            if boot_time() < lease.deadline:
                 shown[hold.handle] = hold
         try:
             refused = self._queue.hide(list(shown), min(delay_s, self._ceiling_s))
         except ServiceError:
-            left += shown.values()
+            # Where only the answer was lost, another call may show what somebody else has by then.
+            # Then their cards see to it that one of two begins.
+            self._holds.put_aside(shown.values())
             raise
-        finally:
-            self._holds.put_aside(left)
         # A handle from before the ceiling may be refused; the message then comes back by itself.
         for handle, reason in refused.items():
             _log.debug("could not show the message %s at once: %s", handle, reason)
