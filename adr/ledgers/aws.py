@@ -108,7 +108,7 @@ class AwsLedger:
         self._queue.send(jobs, again, sent)
 
     def receive(self, most: int, wait_s: float) -> list[Lease]:
-        """Lease jobs; at most ten, and waits at most 20 s."""
+        """Lease jobs, ten a call and by several calls where there is plenty; waits at most 20 s."""
         asked_at = boot_time()
         messages = self._queue.receive(most, wait_s, self._visibility_s)
         leases: list[Lease] = []
