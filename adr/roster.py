@@ -31,7 +31,7 @@ from adr.keys import LIVE, heartbeat_key
 from adr.stores.base import Document, ObjectInfo, ObjectStore
 from adr.workerinfo import WorkerInfo
 
-__all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks", "pace"]
+__all__ = ["DEAD_AFTER_S", "HEARTBEAT_S", "Roster", "WorkerLocks"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,36 +41,13 @@ HEARTBEAT_S = 30.0
 DEAD_AFTER_S = 100.0
 #: What a dead worker has left is kept for so long, for those who look for the reason.
 _FORGET_AFTER_S = 3600.0
-#: So many workers each tell of every change, and so many times that are heard of half as often.
-_FEW = 100
-_MANY = 600
 
 _READERS = 16
 _SWEPT = 100
-#: After so many heartbeats a worker looks again how many others there are.
-_BEATS_PER_LOOK = 100
 #: As many as one listing tells of.
 _PAGE = 1000
 #: What begins alike where there are more: ids are random.
 _SHARES = [f"{number:02x}" for number in range(256)]
-
-
-def pace(heartbeat_s: tuple[float, float], workers: int) -> tuple[float, float]:
-    """Return after how many seconds a worker tells of a change, and at the latest that it lives.
-
-    Of what many do, each change is seldom looked at, while each heartbeat costs the same: the
-    more workers there are, the rarer they become, down to half as many.
-
-    Parameters
-    ----------
-    heartbeat_s : tuple of float
-        The same for few workers.
-    workers : int
-        How many there are, about.
-    """
-    shortest_s, usual_s = heartbeat_s
-    longest_s = usual_s * min(2.0, max(1.0, 2 * workers / _MANY))
-    return min(longest_s, shortest_s * max(1.0, workers / _FEW)), longest_s
 
 
 class WorkerLocks:
@@ -185,9 +162,6 @@ class Roster:
         self._locks = locks
         self._dead_after_s = dead_after_s
         self._forget_after_s = forget_after_s
-        self._beats = 0
-        #: How many heartbeats there were at the last look, about.
-        self.others = 0
 
     def hold(self, worker: str) -> None:
         """Take the lock by which others see that a local worker lives, if it leases nothing yet."""
@@ -195,11 +169,8 @@ class Roster:
             self._locks.hold(worker)
 
     def beat(self, info: WorkerInfo) -> None:
-        """Write the heartbeat of a worker; the first time, clear away after others."""
+        """Write the heartbeat of a worker."""
         self._write(info)
-        if self._beats % _BEATS_PER_LOOK == 0:
-            self.sweep(info.worker)
-        self._beats += 1
 
     def leave(self, info: WorkerInfo) -> None:
         """Write the last heartbeat of a worker and let go of its lock; idempotent."""
@@ -258,6 +229,12 @@ class Roster:
 
         return len(first), idle()
 
+    def about(self) -> int:
+        """Return how many workers live, about: of a thousand or more only a part is listed."""
+        some, parts = self._some()
+        is_silent = self._silence(some)
+        return parts * sum(not is_silent(entry) for entry in some)
+
     def heard_of(self) -> set[str]:
         """Return the hosts of all workers whose heartbeat is kept, also of those that left."""
         found = self._read([entry.key for entry in self._store.list(LIVE)])
@@ -269,6 +246,13 @@ class Roster:
         first = list(islice(entries, _PAGE))
         is_silent = self._silence(first)
         return (entry.key for entry in chain(first, entries) if not is_silent(entry))
+
+    def _some(self) -> tuple[list[ObjectInfo], int]:
+        """List heartbeats, and tell into how many parts all were divided to list one of them."""
+        listed = list(islice(self._store.list(LIVE), _PAGE))
+        if len(listed) < _PAGE:
+            return listed, 1
+        return list(islice(self._store.list(LIVE + random.choice(_SHARES)), _PAGE)), len(_SHARES)
 
     def _silence(self, listed: Sequence[ObjectInfo]) -> Callable[[ObjectInfo], bool]:
         """Return what tells whether a worker is dead, by heartbeats that were listed together."""
@@ -300,14 +284,10 @@ class Roster:
             self._locks.drop(worker)
 
     def _sweep(self, worker: str) -> None:
-        some, parts = list(islice(self._store.list(LIVE), _PAGE)), 1
-        if len(some) == _PAGE:
-            share, parts = random.choice(_SHARES), len(_SHARES)
-            some = list(islice(self._store.list(LIVE + share), _PAGE))
-        silent = list(filter(self._silence(some), some))
-        self.others = parts * (len(some) - len(silent))
+        some, parts = self._some()
         if random.uniform(0, parts * len(some)) > _SWEPT:
             return
+        silent = filter(self._silence(some), some)
         keys = [entry.key for entry in silent if entry.key != heartbeat_key(worker)]
         found = self._read(random.sample(keys, min(_SWEPT, len(keys))))
         old = [

@@ -53,6 +53,8 @@ _SENDING_S = 600.0
 #: A worker reads the records of so many jobs a second, about.
 _READ_JOBS_PER_S = 100_000
 _SHORTEST_SPREAD_S = 1.0
+#: What takes no longer is read by all.
+_QUICK_S = 0.01
 _READERS = 8
 
 
@@ -163,6 +165,11 @@ class Survey:
         return {name: self._manifests[key] for name, key in keys.items() if key in self._manifests}
 
     @property
+    def batches(self) -> set[str]:
+        """Return the ids of the batches that `manifests` has found."""
+        return {self._manifests[key].batch for key in self._keys if key in self._manifests}
+
+    @property
     def is_destroyed(self) -> bool:
         """Tell whether `manifests`, of all batches, has found that nobody is to queue any more."""
         return TOMBSTONE in self._keys
@@ -197,13 +204,15 @@ class Survey:
         bool or None
             None where it is not time yet to read them: it is worth asking again soon.
         """
-        manifests = self.manifests()
-        orders = self._orders.read()
+        store = self._runner.store
+        with ThreadPoolExecutor(2) as pool:
+            reading_orders = pool.submit(self._orders.read)
+            listing = pool.submit(lambda: {entry.key for entry in store.list(DECIDED)})
+            manifests = self.manifests()
+        orders, proved = reading_orders.result(), listing.result()
         batches = [batch for batch in manifests if batch not in orders.destroyed_batches]
         if not all(map(self.is_sealed, batches)):
             return False
-        store = self._runner.store
-        proved = {entry.key for entry in store.list(DECIDED)} if batches else set()
         for batch in batches:
             parts = manifests[batch]
             key = decided_key(batch, [part.key for part in parts])
@@ -224,7 +233,8 @@ class Survey:
             reading_s = sum(part.count for part in parts) / _READ_JOBS_PER_S
             # So one more begins, about, while one reads; the first after about as long. There is
             # no bound: whose turn would be in days leaves by what the queue says in a minute.
-            longest_s = reading_s * max(1, self._runner.roster.others)
+            readers = self._runner.roster.about() if reading_s > _QUICK_S else 1
+            longest_s = reading_s * readers
             if longest_s < _SHORTEST_SPREAD_S:
                 return True
             self._read_at[batch] = time.monotonic() + random.uniform(0, longest_s)

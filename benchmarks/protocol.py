@@ -173,7 +173,7 @@ def loads(case: Scenario) -> list[Load]:
     last_s = jobs / (workers * rate)
     flush = max(rate / (1 + rate * SETTLE_S), rate / outbox._GROUP)
     deletes = flush * math.ceil(rate / flush / sqs._ENTRIES - 1e-9)
-    shortest_s, usual_s = roster.pace(HEARTBEAT_S, workers)
+    shortest_s, usual_s = HEARTBEAT_S
     beat_s = min(usual_s, max(shortest_s, case.job_s / case.slots))
     every_s = aws.VISIBILITY_S / 2
     # Those that a wave of workers has left, and those that have just begun.
@@ -223,7 +223,6 @@ def loads(case: Scenario) -> list[Load]:
         # Those that run side by side have begun at any time, and are extended together.
         steady("extend", "sqs", "", math.ceil(case.slots / sqs._ENTRIES) / every_s)
     steady("heartbeat", "put", live, 1 / beat_s)
-    steady("who else", "list", live, pages / beat_s / roster._BEATS_PER_LOOK)
     steady("orders", "get", control, 1 / ORDERS_S)
     steady("orders", "list", control, 1 / ORDERS_S / orders._LOOKS)
     # All ask, less and less often, until one of them has read the records and noted it for all.
@@ -234,6 +233,7 @@ def loads(case: Scenario) -> list[Load]:
     end("is it over: orders", "list", control, asked)
     end("is it over: note", "list", "_journal/decided/", asked)
     end("is it over: manifest", "get", "_batches/", 1)
+    end("how many others", "list", live, pages)
     end("last heartbeat", "put", live, 1)
     prove("is it over: records", "list", "_journal/<batch>/", max(1.0, objects / PAGE))
     prove("is it over: records", "get", "_journal/<batch>/", objects)

@@ -40,6 +40,8 @@ class _Worker:
     #: What waits for a slot: since when, and how long it will run.
     ready: deque[tuple[float, float]] = field(default_factory=deque)
     asking: bool = False
+    #: Whether its last receive has brought all that it asked for.
+    plenty: bool = False
 
 
 class _Play:
@@ -103,8 +105,12 @@ class _Play:
             return
         worker.asking = False
         # What it had wanted when it asked may have changed a little meanwhile.
-        most = max(1, min(sqs._ENTRIES, self._wanted(worker)))
+        wanted = self._wanted(worker)
+        calls = min(sqs._RECEIVERS, wanted // sqs._ENTRIES) if worker.plenty else 1
+        most = calls * sqs._ENTRIES if calls > 1 else max(1, min(sqs._ENTRIES, wanted))
         leased = min(most, len(self._queue))
+        worker.plenty = leased == most
+        self.receives += max(1, calls) - 1
         worker.policy.leased(leased)
         for _ in range(leased):
             worker.ready.append((self.now, self._queue.popleft()))

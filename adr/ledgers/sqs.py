@@ -8,6 +8,7 @@ they are sent again, flagged, so that a worker looks before it runs one of them.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -19,16 +20,20 @@ from itertools import chain
 from typing import Any
 
 from adr.aws import Connection, is_uncertain, translated
-from adr.errors import RunnerGone, ServiceError, Unavailable, UsageError
+from adr.errors import AdrError, RunnerGone, ServiceError, Unavailable, UsageError
 from adr.jobtext import job_text
 from adr.models import Depth, Job
 
 __all__ = ["MOST_IN_FLIGHT", "RETENTION_S", "Message", "MessageQueue"]
 
+_log = logging.getLogger(__name__)
+
 _ENTRIES = 10
 _BATCH_BYTES = 1 << 20
 _SENDERS = 32
-_CALLERS = 8
+_CALLERS = 20
+#: So many receives at a time: more jobs a second than the slots of one machine can begin.
+_RECEIVERS = 5
 _TRIES = 6
 #: The longest time that SQS keeps a message.
 RETENTION_S = 14 * 24 * 3600
@@ -64,6 +69,8 @@ class MessageQueue:
     def __init__(self, connection: Connection, dead: bool = False) -> None:
         self._connection = connection
         self._suffix = _DEAD if dead else ""
+        #: Whether the last receive has brought as many messages as it asked for.
+        self._plenty = False
 
     @property
     def dead(self) -> MessageQueue:
@@ -144,12 +151,38 @@ class MessageQueue:
                 stopped.set()
 
     def receive(self, most: int, wait_s: float, visibility_s: float) -> list[Message]:
-        """Receive up to ten messages and hide them for `visibility_s`."""
+        """Receive up to `most` messages and hide them for `visibility_s`.
+
+        Ten are what one call brings. Where the last one has brought all that it asked for and
+        more than ten are wanted, several are made at a time. None of these waits, so that none
+        keeps back what another has brought; where they bring nothing, one waits after all.
+        """
+        messages: list[Message] = []
+        calls = min(_RECEIVERS, most // _ENTRIES) if self._plenty else 1
+        if calls > 1:
+            most = calls * _ENTRIES
+            with ThreadPoolExecutor(calls) as pool:
+                asked = [
+                    pool.submit(self._receive, _ENTRIES, 0, visibility_s) for _ in range(calls)
+                ]
+            for each in asked:
+                try:
+                    messages += each.result()
+                except AdrError as error:
+                    # Whoever asks next hears of it; what the others brought is leased by now.
+                    _log.debug("%s", error)
+        if not messages:
+            most = max(1, min(_ENTRIES, most))
+            messages = self._receive(most, wait_s, visibility_s)
+        self._plenty = len(messages) == most
+        return messages
+
+    def _receive(self, most: int, wait_s: float, visibility_s: float) -> list[Message]:
         sqs, url = self._found()
         with translated("receive from the queue", self._connection.runner_id):
             answer = sqs.receive_message(
                 QueueUrl=url,
-                MaxNumberOfMessages=max(1, min(_ENTRIES, most)),
+                MaxNumberOfMessages=most,
                 WaitTimeSeconds=int(min(20, wait_s)),
                 VisibilityTimeout=int(visibility_s),
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],

@@ -17,7 +17,6 @@ from pathlib import Path
 from adr.clock import boot_time
 from adr.errors import AdrError, RunnerGone
 from adr.orders import OrderBook, Orders
-from adr.roster import pace
 from adr.runner import Runner
 from adr.workerinfo import WorkerInfo
 
@@ -80,7 +79,11 @@ class Heartbeat:
         self._beat(info)
 
     def go_on(self, over: threading.Event) -> None:
-        """Write each further one, soon after a change, and read the orders, until `over`."""
+        """Write each further one, soon after a change, and read the orders, until `over`.
+
+        But first clear away after other workers, for which nobody is to wait at the start.
+        """
+        self._runner.roster.sweep(self._info().worker)
         # Workers that were started together are not to look together for ever.
         self._orders_at = time.monotonic() + random.uniform(0, self._runner.orders_s)
         # Each by itself: a worker that may only read is to obey all the same.
@@ -120,7 +123,7 @@ class Heartbeat:
             self._beat(info)
 
     def _is_due(self, info: WorkerInfo) -> bool:
-        shortest_s, usual_s = self._pace()
+        shortest_s, usual_s = self._runner.heartbeat_s
         age_s = time.monotonic() - self._beat_at
         told = self._told
         if told is None or info.note != told.note:
@@ -130,13 +133,10 @@ class Heartbeat:
     def _beat(self, info: WorkerInfo) -> None:
         self._runner.roster.beat(info)
         self.is_heard = True
-        _, usual_s = self._pace()
+        usual_s = self._runner.heartbeat_s[1]
         self._told, self._beat_at = info, time.monotonic() - random.uniform(0, usual_s / 10)
         if self._alive is not None:
             self._note_alive(self._alive)
-
-    def _pace(self) -> tuple[float, float]:
-        return pace(self._runner.heartbeat_s, self._runner.roster.others)
 
     def _note_alive(self, path: Path) -> None:
         """Write in place, as the folder may not be ours, and never less than was there."""

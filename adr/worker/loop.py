@@ -50,6 +50,7 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 _LISTEN_S = 0.1
+_LOOK_S = 0.02
 _LONGEST_PAUSE_S = 30.0
 _PAUSED = "the runner is paused: nothing more begins until adr resume --runner=%s"
 
@@ -293,11 +294,15 @@ class Worker:
                 continue
             room_s = self._ending.lifetime.room_s(self._policy.usual_s)
             patience_s = max(0.0, min(room_s, self._policy.patience_s(idle)))
+            soon = self._policy.is_soon_done(idle)
+            wait_s = 0 if soon else patience_s
             try:
                 paused = self._crew.orders.paused
-                leases = [] if paused else self._runner.ledger.receive(wanted, patience_s)
-                idle = self._turns.is_idle and self._outbox.is_empty
-                if not leases and self._policy.is_finished(idle, paused):
+                leases = [] if paused else self._runner.ledger.receive(wanted, wait_s)
+                if soon and not leases:
+                    self._await_idleness(patience_s)
+                in_vain = not leases and not ending.is_set()
+                if in_vain and self._policy.is_finished(self._is_idle, paused):
                     ending.set()
                 pause_s = _TICK_S
             except RunnerGone as error:
@@ -323,6 +328,16 @@ class Worker:
             if paused:
                 self._await_resumption()
 
+    @property
+    def _is_idle(self) -> bool:
+        return self._turns.is_idle and self._outbox.is_empty
+
+    def _await_idleness(self, longest_s: float) -> None:
+        until = time.monotonic() + longest_s
+        while not (self._is_idle or self._ending.begun.wait(_LOOK_S)):
+            if time.monotonic() >= until:
+                return
+
     def _await_resumption(self) -> None:
         """Wait until the runner goes on, or it is time to ask again what is left to do."""
         until = time.monotonic() + self._runner.ledger.poll_s
@@ -332,8 +347,7 @@ class Worker:
 
     def _is_shut_out(self) -> bool:
         # Where the store cannot be used either, credentials may be renewed, or a service come back.
-        idle = self._turns.is_idle and self._outbox.is_empty and self._heartbeat.is_heard
-        return self._policy.is_shut_out(idle)
+        return self._policy.is_shut_out(self._is_idle and self._heartbeat.is_heard)
 
     def _settled(self, record: JobRecord) -> None:
         name = record.state.value

@@ -30,8 +30,9 @@ __all__ = ["Outbox"]
 _log = logging.getLogger(__name__)
 
 _UPLOADERS = 32
-_WAITING_DELIVERIES = 256
 _GROUP = 200
+#: Those of one group that is being settled, of the next, and what is uploaded meanwhile.
+_WAITING_DELIVERIES = 512
 _LOOK_S = 0.02
 _LONGEST_PAUSE_S = 30.0
 

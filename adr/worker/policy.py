@@ -25,6 +25,8 @@ _MOST_AHEAD = 100
 _ENOUGH = 10
 _LOOKS = 3
 _BETWEEN_LOOKS_S = 20.0
+#: The shortest wait for jobs that makes a queue show all that it has: a long poll of SQS.
+_SHORTEST_WAIT_S = 1.0
 #: While jobs run, wait no longer than this for more where the worker is to leave.
 _LONGEST_WAIT_S = 5.0
 #: An idle worker asks no oftener than this what became of the jobs, and who else is there.
@@ -39,8 +41,7 @@ _MOST_STAY = 20
 class Policy:
     """Decide about leasing and leaving.
 
-    `wanted`, `patience_s`, `leased`, `is_finished` and `is_shut_out` are for one thread, the
-    others for any.
+    `ended` and `given_back` are for any thread, the others for one.
 
     Parameters
     ----------
@@ -144,14 +145,25 @@ class Policy:
         # While jobs run, about as long as one of them: then there may be none left to wait for.
         job_s = self._clock() - self._began if self._job_s is None else self._job_s
         if self._stop_on_empty or self._left is not None:
-            longest_s = 1.0 if idle else min(_LONGEST_WAIT_S, max(1.0, job_s))
+            shortest_s = _SHORTEST_WAIT_S
+            longest_s = shortest_s if idle else min(_LONGEST_WAIT_S, max(shortest_s, job_s))
         elif self._idle_s is not None:
             # The longer there was nothing to do, the longer it will be so.
             so_far_s = 0 if self._idle_since is None else self._clock() - self._idle_since
-            longest_s = max(1.0, min(self._idle_s, so_far_s) if idle else job_s)
+            longest_s = max(_SHORTEST_WAIT_S, min(self._idle_s, so_far_s) if idle else job_s)
         else:
             return self._ledger.poll_s
         return min(self._ledger.poll_s, longest_s)
+
+    def is_soon_done(self, idle: bool) -> bool:
+        """Tell whether the end of what there is to do comes before that of any wait for jobs.
+
+        So that a worker that may leave then need not look for jobs at the same time. It does so
+        once: where that end does not come, it waits for jobs.
+        """
+        may_leave = self._stop_on_empty and self._left is None
+        is_short = self._job_s is not None and self._job_s < _SHORTEST_WAIT_S
+        return may_leave and is_short and not idle and not self._in_vain
 
     def leased(self, jobs: int) -> None:
         """Take note that so many jobs were leased, or that there were none."""
@@ -252,10 +264,10 @@ class Policy:
 
     def _is_over(self) -> bool:
         """Tell whether all is decided that there was to do in the time of this worker."""
-        batches = set(self._survey.manifests())
+        decided = self._survey.is_decided()
+        batches = self._survey.batches
         if not batches:
             return False
-        decided = self._survey.is_decided()
         if decided is None:
             self._asked_survey_at = -math.inf
             return False
@@ -267,7 +279,7 @@ class Policy:
         return self._seen_work or batches != self._decided_batches
 
     def _is_decided(self) -> bool:
-        return bool(self._survey.manifests()) and self._survey.is_decided() is True
+        return self._survey.is_decided() is True and bool(self._survey.batches)
 
     def _is_proved(self, depth: Depth) -> bool:
         """Tell whether nothing waits and nobody runs anything.

@@ -71,8 +71,10 @@ class Place:
             {"Id": str(n), "ReceiptHandle": handle, "VisibilityTimeout": 0}
             for n, handle in enumerate(self._handles.values())
         ]
-        # Some of them may be deleted by now, which fails for these alone.
-        self.sqs.change_message_visibility_batch(QueueUrl=self.url, Entries=entries)
+        for first in range(0, len(entries), 10):
+            some = entries[first : first + 10]
+            # Some of them may be deleted by now, which fails for these alone.
+            self.sqs.change_message_visibility_batch(QueueUrl=self.url, Entries=some)
         self._handles.clear()
 
     def put(self, *bodies: str) -> None:
@@ -580,6 +582,72 @@ class TestCalls:
         }
         assert ledger.depth().empty
 
+    def test_many_are_received_by_several_calls_of_which_none_waits(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        ledger = place.worker("first")
+        ledger.send(some_jobs(45))
+        waits: list[int] = []
+        proxy.before(
+            "sqs.ReceiveMessage", lambda call: waits.append(call.json()["WaitTimeSeconds"])
+        )
+
+        def brought(most: int) -> tuple[int, list[int]]:
+            waits.clear()
+            return len(ledger.receive(most, 1)), list(waits)
+
+        # until one has shown that there is plenty, and for less than two tens, one call is made
+        assert brought(99) == (10, [1])
+        assert brought(19) == (10, [1])
+        assert brought(29) == (20, [0, 0])
+        # where that is less than was asked for, one that waits is next
+        assert brought(99) == (5, [0] * 5)
+        assert brought(99) == (0, [1])
+
+    def test_what_one_of_several_calls_brings_is_leased_whatever_becomes_of_the_others(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        ledger = place.worker("first")
+        ledger.send(some_jobs(40))
+        ledger.receive(10, 5)
+        refuse(proxy, "sqs.ReceiveMessage", times=1)
+
+        assert len(ledger.receive(20, 1)) == 10
+
+        ledger.receive(10, 1)
+        # and where none of them works, it is the one that waits that tells of it
+        refuse(proxy, "sqs.ReceiveMessage")
+        with pytest.raises(ServiceError):
+            ledger.receive(20, 1)
+
+    def test_jobs_that_come_back_cost_one_look_at_the_records_for_all_of_a_receive(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        # given jobs of a worker that died between the records of ten and their removal
+        dead, other, ledger = (place.worker(name) for name in ("dead", "other", "first"))
+        place.sender.send(some_jobs(30))
+        outcomes = [outcome_of(lease) for _ in range(3) for lease in dead.receive(10, 5)]
+        refuse(proxy, "sqs.DeleteMessageBatch", times=1)
+        with pytest.raises(ServiceError):
+            dead.settle(outcomes[:10])
+        place.show()
+        leased: list[int] = []
+
+        def looks() -> tuple[int, int]:
+            proxy.reset()
+            leased.extend(indexes(ledger.receive(10, 5)))
+            assert proxy.count("s3.GetObject", "^_cards/") == 10
+            return proxy.count("s3.ListObjectsV2"), proxy.count("s3.GetObject", "^_journal/")
+
+        # when another one receives them by tens
+        assert looks() == (1, 1)
+        # then what was read before is not read again
+        assert looks() == (1, 0)
+        # but for what is new
+        other.settle(outcomes[:1])
+        assert looks() == (1, 1)
+        assert sorted(leased) == sorted(each.record.index for each in outcomes[10:])
+
     def test_giving_back_is_done_in_tens(self, place: Place, proxy: Proxy) -> None:
         ledger = place.worker("first")
         ledger.send(some_jobs(20))
@@ -687,6 +755,24 @@ class TestTrouble:
             for lease in ledger.receive(10, 5):
                 failures[lease.job] = lease.failures
         assert failures == {one.job: 0, two.job: 1}
+
+    def test_a_release_that_failed_is_made_up_for_by_another(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        first, second = place.worker("first"), place.worker("second")
+        first.send(some_jobs(2))
+        leases = first.receive(2, 5)
+        refuse(proxy, "sqs.ChangeMessageVisibilityBatch", times=1)
+        with pytest.raises(ServiceError):
+            first.release(leases, failed=True)
+
+        first.release(leases, failed=True)
+        first.release(leases, failed=True)
+
+        # at once, and what has failed once has failed once
+        again = second.receive(10, 5)
+        assert {lease.job.index: lease.failures for lease in again} == {1: 1, 2: 1}
+        assert proxy.count("sqs.ChangeMessageVisibilityBatch") == 2
 
     def test_a_receive_that_failed_half_way_frees_its_jobs(
         self, place: Place, proxy: Proxy

@@ -93,6 +93,8 @@ BACKENDS = {
         "ledgers.cards",
         "ledgers.deadletters",
         "ledgers.decisions",
+        "ledgers.holds",
+        "ledgers.pasts",
     },
     "ledgers.sqlite": set(),
     "stores.s3": {"stores.files", "stores.s3parts", "stores.s3wire"},

@@ -597,10 +597,11 @@ class Interleaving:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Put one clock under both ledgers, and ids that hypothesis can choose again."""
     made = Clock()
-    monkeypatch.setattr("adr.ledgers.aws.boot_time", made.time)
-    for module in ("aws", "sqs", "sqlite"):
+    for module in ("aws", "holds"):
+        monkeypatch.setattr(f"adr.ledgers.{module}.boot_time", made.time)
+    for module in ("holds", "sqs", "sqlite"):
         monkeypatch.setattr(f"adr.ledgers.{module}.time", made)
-    for module in ("aws", "sqlite"):
+    for module in ("holds", "sqlite"):
         monkeypatch.setattr(
             f"adr.ledgers.{module}.new_id", lambda: f"{random.getrandbits(64):016x}"
         )

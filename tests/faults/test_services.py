@@ -145,6 +145,9 @@ def test_services_are_away_for_longer_than_any_lease_and_come_back(
     for job in (1, 2):
         aws.await_run(job)
     hasty = [second.worker(slots=2) for _ in range(2)]
+    # One that has only just been started needs them to begin.
+    pids = {worker.pid for worker in hasty}
+    second.wait(lambda: pids <= {info.pid for info in second.roster.alive()})
     second.await_ends(20)
     # when the services go away
     proxy.down()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from adr.errors import Unavailable
 from adr.orders import Orders, order_pause
@@ -17,16 +14,6 @@ from adr.worker import heartbeat
 from adr.worker.heartbeat import Heartbeat
 from adr.workerinfo import WorkerInfo
 from tests.unit.workers import Through
-
-
-class Counting(Through):
-    """A roster that counts heartbeats."""
-
-    beats = 0
-
-    def beat(self, info: WorkerInfo) -> None:
-        self.beats += 1
-        self.inner.beat(info)
 
 
 class Refusing(Through):
@@ -63,39 +50,16 @@ def test_orders_are_read_while_no_heartbeat_can_be_written(
     beating.begin()
     # then it is known to live, though it has leased nothing
     assert [each.worker for each in made.roster.alive()] == ["ab"]
-    # when
+    # when another one has left before
+    made.roster.leave(WorkerInfo("cd", "there", 1, 1, 0.0, "0"))
     thread = threading.Thread(target=beating.go_on, args=(over,))
     thread.start()
     # then
     try:
         assert heard.wait(20)
         assert not beating.is_heard
+        # and what that one has left is cleared away
+        assert made.roster.heard_of() == {"here"}
     finally:
         over.set()
         thread.join()
-
-
-@pytest.mark.parametrize(("others", "beats"), [(1, 2), (10**9, 1)])
-def test_what_one_of_many_does_is_not_told_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int, beats: int
-) -> None:
-    # given a worker of a fleet
-    monkeypatch.setattr(heartbeat, "_TICK_S", 0.01)
-    made = create_runner(local=True, directory=tmp_path / "runner")
-    roster = Counting(made.roster)
-    runner = replace(made, roster=roster, orders_s=0.001, heartbeat_s=(0.001, 1000.0))
-    infos = [WorkerInfo("ab", "here", 1, 1, 0.0, "0")]
-    over, looks = threading.Event(), itertools.count()
-
-    def obey(orders: Orders) -> None:
-        if next(looks) > 5:
-            over.set()
-
-    beating = Heartbeat(runner, lambda: infos[-1], obey, lambda: None)
-    beating.begin()
-    made.roster.others = others
-    # when it begins a job
-    infos.append(replace(infos[0], running=(SlotInfo("b", 1, 0, "a", 2.5),)))
-    beating.go_on(over)
-    # then it tells where it is one of few
-    assert roster.beats == beats

@@ -23,7 +23,7 @@ import pytest
 from adr.aws import Connection
 from adr.keys import heartbeat_key
 from adr.models import new_id
-from adr.roster import Roster, WorkerLocks, pace
+from adr.roster import Roster, WorkerLocks
 from adr.stores.base import Document, ObjectInfo, ObjectStore
 from adr.stores.directory import DirectoryStore
 from adr.stores.s3 import S3Store
@@ -230,11 +230,10 @@ class TestHeartbeats:
         roster = Roster(store, dead_after_s=0, forget_after_s=0)
 
         roster.beat(info("c"))
-        Roster(store).beat(info("d"))
-        roster.beat(info("c"))
+        roster.sweep("c")
 
         keys = [entry.key for entry in store.list("_workers/live/")]
-        assert keys == ["_workers/live/c.json", "_workers/live/d.json"], "and only at its start"
+        assert keys == ["_workers/live/c.json"]
 
     def test_those_who_have_left_are_cleared_away_when_another_starts(
         self, store: ObjectStore
@@ -243,7 +242,8 @@ class TestHeartbeats:
             Roster(store).beat(info(worker))
         Roster(store).leave(info("a"))
 
-        Roster(store, dead_after_s=0).beat(info("c"))
+        Roster(store).beat(info("c"))
+        Roster(store, dead_after_s=0).sweep("c")
 
         keys = [entry.key for entry in store.list("_workers/live/")]
         assert keys == ["_workers/live/b.json", "_workers/live/c.json"]
@@ -280,7 +280,8 @@ class TestHeartbeats:
         denied = proxy.fail("s3.DeleteObjects", 403, "AccessDenied")
 
         # when it starts and leaves
-        Roster(store, dead_after_s=0).beat(info())
+        Roster(store).beat(info())
+        Roster(store, dead_after_s=0).sweep("w")
         assert Roster(store).is_alive("w")
         Roster(store).leave(info())
 
@@ -319,12 +320,13 @@ class TestHeartbeats:
         roster = Roster(store)
 
         # when another starts, then it knows about how many there are
-        seen = []
-        for _ in range(10):
-            roster.sweep()
-            seen.append(roster.others)
-        assert 500 < sum(seen) / 10 < 1700
+        assert 500 < sum(roster.about() for _ in range(10)) / 10 < 1700
         assert store.listed < 10 * 1050
+
+        # and clears away after no more
+        store.listed = 0
+        roster.sweep("w")
+        assert store.listed < 1050
 
         # and who asks for a few idle ones need not list all
         store.listed = 0
@@ -333,13 +335,6 @@ class TestHeartbeats:
         assert len(list(itertools.islice(idle, 20))) == 20
         assert store.listed == 1000
         assert len({*idle}) == 550 - 20
-
-    def test_the_more_there_are_the_rarer_they_tell(self) -> None:
-        usual = (10.0, 30.0)
-        assert pace(usual, 0) == pace(usual, 100) == usual
-        assert pace(usual, 200) == (20.0, 30.0)
-        assert pace(usual, 450) == (45.0, 45.0)
-        assert pace(usual, 10_000) == (60.0, 60.0), "well before they are taken for dead"
 
     def test_idle_ones_are_read_only_as_far_as_they_are_asked_for(self, tmp_path: Path) -> None:
         # given workers of which every second one runs something, and one that was silent for long
@@ -390,7 +385,8 @@ class TestLocalWorkers:
             Roster(store, others).beat(info(worker))
         assert len(list(places.iterdir())) == 3, "those that died lately are not"
 
-        Roster(store, mine, forget_after_s=0).beat(info("new"))
+        Roster(store, mine).beat(info("new"))
+        Roster(store, mine, forget_after_s=0).sweep("new")
 
         assert [path.name for path in places.iterdir()] == ["alive.lock"]
         keys = [entry.key for entry in store.list("_workers/live/")]

@@ -117,6 +117,28 @@ def test_while_a_long_job_runs_jobs_are_not_leased_ahead_again_and_again(
     wait_for(lambda: worker.report.succeeded == 40)
 
 
+def test_the_end_of_short_jobs_is_not_held_up_by_a_wait_for_more(site: Site) -> None:
+    # given a queue that shows itself to be empty while the last job runs, which ends then
+    seen = site.folder / "seen"
+    wait = f"for each in $(seq 500); do [ -e {seen} ] && exit; sleep 0.02; done; exit 1"
+    site.queue(f"if [ {{#}} = 3 ]; then {wait}; fi", 3)
+    in_vain = []
+
+    class Noting(Through):
+        def receive(self, most: int, wait_s: float) -> list[Lease]:
+            found = self.inner.receive(most, wait_s)
+            if not found:
+                in_vain.append(wait_s)
+                seen.touch()
+            return found
+
+    # when a worker is to leave then
+    report = site.worker(Noting, slots=1, stop_on_empty=True).run()
+
+    # then it has looked once, without waiting for jobs that do not come
+    assert (report.succeeded, in_vain) == (3, [0])
+
+
 def test_what_cannot_be_read_is_one_sentence_and_another_try(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,12 +38,13 @@ class Batches:
         self.being_queued = False
         self.asked = 0
 
-    def manifests(self) -> dict[str, list[None]]:
-        self.asked += 1
-        return {name: [None] for name in self.names} if self.some else {}
+    @property
+    def batches(self) -> set[str]:
+        return set(self.names) if self.some else set()
 
     def is_decided(self) -> bool | None:
-        return self.decided
+        self.asked += 1
+        return self.decided if self.some else True
 
     def is_being_queued(self) -> bool:
         return self.being_queued
@@ -174,6 +175,26 @@ class TestWaiting:
         scene.learn(2)
         assert scene.policy.patience_s(False) == pytest.approx(2)
         assert scene.policy.patience_s(True) == 1
+
+    def test_while_it_is_at_short_jobs_it_looks_once_without_waiting(self) -> None:
+        scene = Scene()
+        assert not scene.policy.is_soon_done(False), "it does not know yet that they are short"
+        scene.learn(0.1)
+        assert not scene.policy.is_soon_done(True)
+        assert scene.policy.is_soon_done(False)
+
+        scene.policy.leased(0)
+
+        assert not scene.policy.is_soon_done(False)
+        scene.policy.leased(1)
+        assert scene.policy.is_soon_done(False)
+        scene.learn(2)
+        assert not scene.policy.is_soon_done(False)
+
+    def test_who_stays_and_who_may_lease_so_many_waits_for_jobs_all_the_same(self) -> None:
+        for scene in (Scene(stop_on_empty=False), Scene(most_jobs=5)):
+            scene.learn(0.1)
+            assert not scene.policy.is_soon_done(False)
 
 
 class TestLeaving:
