@@ -29,7 +29,7 @@ from adr.worker.launcher import Ending, Launcher
 from adr.worker.launcher_child import TAIL_BYTES
 from adr.worker.script import job_script, plain_words, program_environment
 from adr.worker.shortage import has_room, is_full, memory_kills
-from adr.worker.staging import is_unused, stage
+from adr.worker.staging import stage
 from adr.worker.tree import discard_tree
 from adr.worker.workspace import Workspace
 
@@ -443,8 +443,6 @@ def _kept(log: Path, staging: Path, ending: Ending) -> Path | None:
         if ending.output_bytes > TAIL_BYTES:
             staging.mkdir(exist_ok=True)
             return log.rename(staging / "log")
-        # To remove and make a file costs more than to run some jobs. Whoever still has this one
-        # open, who follows it or has got away, is not to read or write that of the next job.
-        if ending.output_bytes or not is_unused(log):
+        if ending.output_bytes:
             log.unlink()
     return None
