@@ -96,6 +96,8 @@ class SqliteLedger:
         self._connections: dict[str, sqlite3.Connection] = {}
         self._inode = 0
         self._reclaimed_at = -math.inf
+        #: Wakes who waits for jobs.
+        self._settled = threading.Event()
 
     def create(self) -> None:
         """Make the database; idempotent."""
@@ -139,7 +141,10 @@ class SqliteLedger:
             sent(len(jobs))
 
     def receive(self, most: int, wait_s: float) -> list[Lease]:
-        """Lease waiting jobs in the order they were queued; looks 20 times a second meanwhile."""
+        """Lease waiting jobs in the order they were queued; looks 20 times a second meanwhile.
+
+        Returns as well once this worker has settled the last job that there was.
+        """
         assert self._worker is not None, "a ledger leases only for a worker"
         self._locks.hold(self._worker)
         give_up_at = time.monotonic() + wait_s
@@ -150,7 +155,10 @@ class SqliteLedger:
             left_s = give_up_at - time.monotonic()
             if leases or left_s <= 0:
                 return leases
-            time.sleep(min(_LOOK_EVERY_S, left_s))
+            if self._settled.wait(min(_LOOK_EVERY_S, left_s)):
+                self._settled.clear()
+                if not self._has_jobs():
+                    return []
 
     def start(self, leases: Sequence[Lease]) -> list[Lease]:
         """Mark leases as begun, so that they count as lost if this worker dies."""
@@ -207,6 +215,7 @@ class SqliteLedger:
                 "DELETE FROM jobs" + _LEASED,
                 [(self._worker, each.lease.attempt) for each in ours],
             )
+        self._settled.set()
 
     def depth(self) -> Depth:
         """Count exactly."""
@@ -268,6 +277,10 @@ class SqliteLedger:
                 [(self._worker, lease.attempt, int(lease.handle)) for lease in leases],
             )
         return leases
+
+    def _has_jobs(self) -> bool:
+        with self._transaction("read") as db:
+            return db.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
 
     def _reclaim(self) -> None:
         """Take back what dead workers had leased."""

@@ -1,9 +1,9 @@
 """How a slot runs a process and everything it starts, to its very end.
 
 A slot owns one `Launcher`, which owns one child process (`adr.worker.launcher_child`) that
-starts the jobs and speaks to it as `adr.worker.messages` says. One launcher process per slot, so that the kernel itself tells which
-processes belong to which job: all descendants of that process do. It outlives a worker
-that is killed just long enough to kill what runs.
+starts the jobs; they speak to each other by `adr.worker.messages`. One launcher process per
+slot, so that the kernel itself tells which processes belong to which job: all descendants of
+that process do. It outlives a worker that is killed just long enough to kill what runs.
 
 The price is a process of some 9 MB per slot, and that no job is reported with a smaller
 peak memory than that.
@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from adr.worker.descendants import processes
 from adr.worker.jobuser import JobUser
@@ -71,8 +70,8 @@ class Ending:
 class Launcher:
     """Run one process after the other, each with all its descendants.
 
-    The launcher process is started on first use or by `start`, and anew where it died. All methods may be
-    called from any thread; a second `run` waits for the first.
+    The launcher process is started on first use or by `start`, and anew where it died. All
+    methods may be called from any thread; a second `run` waits for the first.
 
     Parameters
     ----------

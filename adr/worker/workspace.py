@@ -175,6 +175,8 @@ class Workspace:
             If that is not possible (a full disk, an immutable file, an original that cannot
             be had again). The directory is then of no use; unpack it anew.
         """
+        if self._watch and not self._watch.is_lost and changes == Changes():
+            return
         with self._rights():
             try:
                 if changes != Changes():
@@ -183,6 +185,11 @@ class Workspace:
                 # What was undone touched names as well.
                 if self._watch is None or self._watch.touched() is None:
                     self._watch_anew()
+
+    def close(self) -> None:
+        """Watch the directory no more, which is to be removed; idempotent."""
+        if self._watch:
+            self._watch.close()
 
     def _watch_anew(self) -> None:
         folders = [name for name, entry in self._baseline.items() if entry.is_dir]
