@@ -7,6 +7,8 @@ done in time; 130 interrupted.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -110,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Words after ``adr``, those of the process by default.
     """
+    # As Python ends, it looks through all that is left for what is not used any more.
+    atexit.register(gc.freeze)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         # Python has none for a closed descriptor, whose number the next file would get.
         if getattr(sys, name) is None:

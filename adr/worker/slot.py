@@ -126,12 +126,13 @@ class Slot:
         self._inner = directory / "batches" if user else directory
         self._bundles = bundles
         self._worker = worker
-        self._runner_id = runner_id
         self._limits = limits
         self._host = host
         self._stops: set[Stop] = set()
         self._launcher = launcher or Launcher(user)
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
+        #: Variables that are the same for all jobs.
+        self._own = {b"ADR_RUNNER": os.fsencode(runner_id), b"ADR_SLOT": b"%d" % number}
         #: Additional variables of the last job, its environment, and that for a program alone.
         self._environments: (
             tuple[tuple[tuple[str, str], ...], dict[bytes, bytes], dict[bytes, bytes] | None] | None
@@ -296,13 +297,12 @@ class Slot:
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
         for_bash, for_program = self._environment(job)
         own = {
-            b"ADR_RUNNER": os.fsencode(self._runner_id),
+            **self._own,
             b"ADR_BATCH": os.fsencode(job.batch),
             b"ADR_JOB": os.fsencode(job.label),
             b"ADR_INDEX": b"%d" % job.index,
             b"ADR_COUNT": b"%d" % job.count,
             b"ADR_ATTEMPT": os.fsencode(lease.attempt),
-            b"ADR_SLOT": b"%d" % self.number,
         }
         with self._log_of_job(log) as log_path:
             run = partial(

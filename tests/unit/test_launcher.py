@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from adr.worker.launcher import Ending, Launcher
+from tests.unit.workers import launchers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
 
@@ -138,6 +139,19 @@ def test_one_process_starts_all_jobs(bench: Bench) -> None:
         parents.add(bench.output)
 
     assert len(parents) == 1
+
+
+def test_a_process_that_was_started_ahead_runs_the_first_job(bench: Bench) -> None:
+    bench.launcher.start()
+    bench.launcher.start()
+    assert launchers() == 1
+
+    assert bench.run("exit 6").exit_code == 6
+
+    assert launchers() == 1
+    bench.launcher.close()
+    bench.launcher.start()
+    assert launchers() == 0
 
 
 def test_a_job_finds_a_clean_process(bench: Bench) -> None:
