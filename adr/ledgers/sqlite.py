@@ -16,20 +16,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 from adr.documents import reading
-from adr.errors import RunnerGone, ServiceError
 from adr.ledgers.base import LONGEST_DELAY_S, lost_too_often
-from adr.models import SCHEMA, Decision, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
+from adr.ledgers.database import Database, is_destroyed
+from adr.models import Decision, Depth, Job, JobRecord, Lease, Outcome, new_id
 from adr.roster import WorkerLocks
 
 __all__ = ["SqliteLedger"]
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS jobs (
     batch TEXT NOT NULL, position INTEGER NOT NULL, generation INTEGER NOT NULL,
     body TEXT NOT NULL,
@@ -85,51 +82,37 @@ class SqliteLedger:
     settle_within_s = 0.05
     # As long as one look: a worker that is to leave when all is done does not wait for more.
     poll_s = 0.05
-    #: How long to wait for other processes that write to the database, in seconds.
-    busy_s = 30.0
 
     def __init__(self, path: Path, locks: WorkerLocks, worker: str | None = None) -> None:
         self._path = path
+        self._database = Database(path)
         self._locks = locks
         self._worker = worker
-        self._guard = threading.RLock()
-        self._connections: dict[str, sqlite3.Connection] = {}
-        self._inode = 0
         self._reclaimed_at = -math.inf
         #: Wakes who waits for jobs.
         self._settled = threading.Event()
 
     def create(self) -> None:
         """Make the database; idempotent."""
-        try:
-            connection = sqlite3.connect(self._path, timeout=self.busy_s, isolation_level=None)
-            with self._translated():
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_TABLES)
-                connection.execute(
-                    "INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (json.dumps(SCHEMA),)
-                )
-            connection.close()
-        except sqlite3.Error as error:
-            raise ServiceError(f"cannot make the database {self._path}: {error}") from error
+        self._database.create(_TABLES)
 
     def destroy(self) -> None:
         """Remove all jobs, keep the records, and let every worker know; idempotent."""
-        with self._transaction("durable", even_if_destroyed=True) as db:
+        with self._database.transaction("durable", even_if_destroyed=True) as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('destroyed', 'true')")
             db.execute("DELETE FROM jobs")
 
     @property
     def destroyed(self) -> bool:
         """Tell whether `destroy` has been called."""
-        with self._transaction("read", even_if_destroyed=True) as db:
-            return self._is_destroyed(db)
+        with self._database.transaction("read", even_if_destroyed=True) as db:
+            return is_destroyed(db)
 
     def send(
         self, jobs: Sequence[Job], *, again: bool = False, sent: Callable[[int], None] | None = None
     ) -> None:
         """Queue jobs in one transaction; a job that is there or decided is left as it is."""
-        with self._transaction("durable") as db:
+        with self._database.transaction("durable") as db:
             forgotten = self._forgotten(db)
             rows = (
                 (job.batch, job.index, job.generation, _encode(job.to_dict()))
@@ -162,9 +145,8 @@ class SqliteLedger:
 
     def start(self, leases: Sequence[Lease]) -> list[Lease]:
         """Mark leases as begun, so that they count as lost if this worker dies."""
-        with self._guard, self._translated():
-            # Each by a statement of its own, since that is what begins with every job.
-            db = self._connection("quick")
+        # Each by a statement of its own, since that is what begins with every job.
+        with self._database.statements() as db:
             begun = [
                 lease
                 for lease in leases
@@ -174,13 +156,13 @@ class SqliteLedger:
             ]
         if len(begun) < len(leases):
             # A destroyed runner has no jobs.
-            with self._transaction("read"):
+            with self._database.transaction("read"):
                 pass
         return begun
 
     def extend(self, leases: Sequence[Lease]) -> list[Lease]:
         """Return the leases that are still this worker's."""
-        with self._transaction("read") as db:
+        with self._database.transaction("read") as db:
             held = self._held(db)
         return [lease for lease in leases if lease.attempt in held]
 
@@ -189,7 +171,7 @@ class SqliteLedger:
     ) -> None:
         """Give jobs back; idempotent."""
         ready_at = time.time() + delay_s if delay_s else 0.0
-        with self._transaction("quick") as db:
+        with self._database.transaction("quick") as db:
             if note:
                 self._note(db, leases, note)
             db.executemany(
@@ -200,7 +182,7 @@ class SqliteLedger:
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write the records and remove the jobs in one transaction; idempotent."""
-        with self._transaction("durable") as db:
+        with self._database.transaction("durable") as db:
             forgotten = self._forgotten(db)
             held = self._held(db)
             ours = [each for each in outcomes if each.lease.job.batch not in forgotten]
@@ -219,7 +201,7 @@ class SqliteLedger:
 
     def depth(self) -> Depth:
         """Count exactly."""
-        with self._transaction("read") as db:
+        with self._database.transaction("read") as db:
             waiting, delayed, leased = db.execute(
                 f"SELECT count(*) FILTER (WHERE worker IS NULL AND {_READY}),"
                 f" count(*) FILTER (WHERE worker IS NULL AND NOT {_READY}),"
@@ -231,7 +213,7 @@ class SqliteLedger:
     def decided(self, batches: Iterable[str]) -> Iterator[Decision]:
         """Read no more of each record than that."""
         for batch in batches:
-            with self._transaction("read", even_if_destroyed=True) as db:
+            with self._database.transaction("read", even_if_destroyed=True) as db:
                 rows = db.execute(_DECIDED, (batch,)).fetchall()
             with reading(f"a record in the database {self._path}"):
                 for row in rows:
@@ -241,7 +223,7 @@ class SqliteLedger:
         self, batches: Iterable[str], only: Collection[Decision] | None = None
     ) -> list[JobRecord]:
         """Return the records of these batches."""
-        with self._transaction("read", even_if_destroyed=True) as db:
+        with self._database.transaction("read", even_if_destroyed=True) as db:
             if only is None:
                 keys = [(batch,) for batch in batches]
                 found = [row for key in keys for row in db.execute(_RECORDS, key)]
@@ -253,7 +235,7 @@ class SqliteLedger:
 
     def forget(self, batch: str) -> None:
         """Remove jobs and records of a batch; a worker that runs one of them loses its lease."""
-        with self._transaction("durable", even_if_destroyed=True) as db:
+        with self._database.transaction("durable", even_if_destroyed=True) as db:
             db.execute("INSERT OR IGNORE INTO meta VALUES (?, 'true')", (_FORGOTTEN + batch,))
             db.execute("DELETE FROM jobs WHERE batch = ?", (batch,))
             db.execute("DELETE FROM records WHERE batch = ?", (batch,))
@@ -261,7 +243,7 @@ class SqliteLedger:
     def _lease(self, most: int) -> list[Lease]:
         now = time.time()
         leases = []
-        with self._transaction("quick") as db:
+        with self._database.transaction("quick") as db:
             rows = db.execute(
                 f"SELECT rowid, body, failures, lost FROM jobs WHERE worker IS NULL AND {_READY}"
                 f" ORDER BY batch, position LIMIT :most",
@@ -279,13 +261,13 @@ class SqliteLedger:
         return leases
 
     def _has_jobs(self) -> bool:
-        with self._transaction("read") as db:
+        with self._database.transaction("read") as db:
             return db.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
 
     def _reclaim(self) -> None:
         """Take back what dead workers had leased."""
         self._reclaimed_at = time.monotonic()
-        with self._transaction("read") as db:
+        with self._database.transaction("read") as db:
             holders = [row[0] for row in db.execute(_HOLDERS, (self._worker,))]
         for holder in holders:
             with self._locks.if_dead(holder) as dead:
@@ -293,7 +275,7 @@ class SqliteLedger:
                     self._take_back(holder)
 
     def _take_back(self, holder: str) -> None:
-        with self._transaction("durable") as db:
+        with self._database.transaction("durable") as db:
             db.execute("UPDATE jobs SET lost = lost + started WHERE worker = ?", (holder,))
             rows = db.execute(
                 "SELECT body, attempt, lost FROM jobs WHERE worker = ? AND lost > 0", (holder,)
@@ -331,75 +313,9 @@ class SqliteLedger:
         )
 
     @staticmethod
-    def _is_destroyed(db: sqlite3.Connection) -> bool:
-        return db.execute("SELECT 1 FROM meta WHERE name = 'destroyed'").fetchone() is not None
-
-    @staticmethod
     def _forgotten(db: sqlite3.Connection) -> set[str]:
         names = db.execute("SELECT name FROM meta WHERE name LIKE ?", (_FORGOTTEN + "%",))
         return {name.removeprefix(_FORGOTTEN) for (name,) in names}
-
-    @contextmanager
-    def _transaction(
-        self, kind: str, even_if_destroyed: bool = False
-    ) -> Iterator[sqlite3.Connection]:
-        """Run statements as one transaction: ``durable``, ``quick``, or one that only reads.
-
-        To ``read`` works while another process writes, and on a full disk.
-        """
-        with self._guard, self._translated():
-            db = self._connection("durable" if kind == "durable" else "quick")
-            db.execute("BEGIN" if kind == "read" else "BEGIN IMMEDIATE")
-            try:
-                if not even_if_destroyed and self._is_destroyed(db):
-                    raise RunnerGone(
-                        f"the runner {self._path.parent} has been destroyed, "
-                        f"only its results are left"
-                    )
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    def _connection(self, kind: str) -> sqlite3.Connection:
-        try:
-            inode = self._path.stat().st_ino
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunnerGone(f"there is no runner at {self._path.parent}") from error
-        except OSError as error:
-            raise ServiceError(f"cannot open {self._path}: {error.strerror}") from error
-        if inode != self._inode:
-            self._connections.clear()
-            self._inode = inode
-        if kind not in self._connections:
-            db = sqlite3.connect(
-                f"file:{quote(str(self._path))}?mode=rw",
-                uri=True,
-                timeout=self.busy_s,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            db.execute(f"PRAGMA synchronous = {'FULL' if kind == 'durable' else 'NORMAL'}")
-            row = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-            schema = json.loads(row[0]) if row else None
-            check_schema({"schema": schema}, f"the database {self._path}")
-            self._connections[kind] = db
-        return self._connections[kind]
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise ServiceError(f"the database {self._path} refused: {self._why(error)}") from error
-
-    def _why(self, error: sqlite3.Error) -> str:
-        said = str(error)
-        if said == "database is locked":
-            return f"another process has been writing for {self.busy_s:g} s: fuser tells which"
-        return f"{said}: make room on it" if said == "database or disk is full" else said
 
 
 def _read_body(body: str) -> tuple[Job, tuple[str, ...]]:

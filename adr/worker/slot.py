@@ -22,10 +22,11 @@ from typing import Any
 from adr.errors import AdrError, Unavailable
 from adr.models import Job, JobRecord, JobState, Lease, moment_text
 from adr.worker.bundles import Bundles, DiskTooSmall
+from adr.worker.environment import Environments
 from adr.worker.jobuser import JobUser
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.launcher_child import TAIL_BYTES
-from adr.worker.script import job_script, plain_words, program_environment
+from adr.worker.script import job_script, plain_words
 from adr.worker.shortage import has_room, is_full, memory_kills
 from adr.worker.staging import stage
 from adr.worker.tree import discard_tree
@@ -131,12 +132,7 @@ class Slot:
         self._stops: set[Stop] = set()
         self._launcher = launcher or Launcher(user)
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
-        #: Variables that are the same for all jobs.
-        self._own = {b"ADR_RUNNER": os.fsencode(runner_id), b"ADR_SLOT": b"%d" % number}
-        #: Additional variables of the last job, its environment, and that for a program alone.
-        self._environments: (
-            tuple[tuple[tuple[str, str], ...], dict[bytes, bytes], dict[bytes, bytes] | None] | None
-        ) = None
+        self._environments = Environments(runner_id, number, user)
         #: How many processes the kernel had killed for want of memory, and when.
         self._kills = (0, -math.inf)
         #: While a job runs, its lease and the file that its output goes to.
@@ -295,15 +291,6 @@ class Slot:
                     discard_tree(path)
 
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
-        for_bash, for_program = self._environment(job)
-        own = {
-            **self._own,
-            b"ADR_BATCH": os.fsencode(job.batch),
-            b"ADR_JOB": os.fsencode(job.label),
-            b"ADR_INDEX": b"%d" % job.index,
-            b"ADR_COUNT": b"%d" % job.count,
-            b"ADR_ATTEMPT": os.fsencode(lease.attempt),
-        }
         with self._log_of_job(log) as log_path:
             run = partial(
                 self._launcher.run,
@@ -315,26 +302,15 @@ class Slot:
             )
             self.log = (lease, log_path)
             try:
-                words = plain_words(job) if for_program is not None else None
-                if words is not None and for_program is not None:
-                    ending = run(words, env={**for_program, **own}, instead_of_bash=True)
+                words = plain_words(job)
+                if words and (env := self._environments.for_program(lease)) is not None:
+                    ending = run(words, env=env, instead_of_bash=True)
                     if ending.found:
                         return ending
                 script = self._write_script(job)
-                return run([b"bash", os.fsencode(script)], env={**for_bash, **own})
+                return run([b"bash", os.fsencode(script)], env=self._environments.for_bash(lease))
             finally:
                 self.log = None
-
-    def _environment(self, job: Job) -> tuple[dict[bytes, bytes], dict[bytes, bytes] | None]:
-        """Return the environment of a job for bash, and for a program where that needs no bash."""
-        if self._environments is None or self._environments[0] != job.env:
-            general = self._user.environment() if self._user else os.environ
-            for_bash = {
-                os.fsencode(name): os.fsencode(each)
-                for name, each in {**general, **dict(job.env)}.items()
-            }
-            self._environments = (job.env, for_bash, program_environment(for_bash))
-        return self._environments[1:]
 
     def _write_script(self, job: Job) -> Path:
         path = self._directory / _SCRIPT

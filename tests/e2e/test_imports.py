@@ -86,7 +86,7 @@ BACKENDS = {
         "ledgers.deadletters",
         "ledgers.decisions",
     },
-    "ledgers.sqlite": set(),
+    "ledgers.sqlite": {"ledgers.database"},
     "stores.s3": {"stores.files", "stores.s3parts", "stores.s3wire"},
     "stores.directory": {"stores.files"},
 }

@@ -18,7 +18,8 @@ import pytest
 from adr.bundle import restore_member, unpack_bundle, write_bundle
 from adr.errors import AdrError, UsageError
 from adr.members import Member
-from adr.worker.workspace import Changes, Workspace, cache_contents, restore_contents
+from adr.worker.contents import cache_contents, restore_contents
+from adr.worker.workspace import Changes, Workspace
 
 ODD = os.fsdecode(b"odd \xff\n")
 
