@@ -83,14 +83,21 @@ def _open_log(path: bytes) -> int:
     got away, is not to read or write what is of another one.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    log = os.open(path, flags, 0o600)
-    if stat.S_ISREG(os.fstat(log).st_mode) and not _is_unused(log):
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return os.open(path, flags, 0o600)
+    if stat.S_ISREG(mode):
+        log = os.open(path, flags, 0o600)
+        if _is_unused(log):
+            return log
         os.close(log)
+    # A device is what the worker means; what else is no file, the last job has put there.
+    if not stat.S_ISCHR(mode):
         # Where that is not allowed, the worker has made the file for this job.
         with contextlib.suppress(PermissionError):
             os.unlink(path)
-        log = os.open(path, flags, 0o600)
-    return log
+    return os.open(path, flags, 0o600)
 
 
 def _is_unused(fd: int) -> bool:

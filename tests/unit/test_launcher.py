@@ -132,6 +132,18 @@ def test_the_log_is_emptied_at_the_start(bench: Bench) -> None:
     assert bench.output == "second\n"
 
 
+def test_what_a_job_has_put_in_place_of_its_log_is_not_written_to(bench: Bench) -> None:
+    other = bench.directory / "other"
+    other.write_text("mine")
+
+    for trick in (f"ln -sf {other} {bench.log}", f"rm {bench.log}; mkfifo {bench.log}"):
+        bench.run(trick)
+        assert bench.run("echo next").exit_code == 0
+        assert bench.output == "next\n"
+
+    assert other.read_text() == "mine"
+
+
 def test_one_process_starts_all_jobs(bench: Bench) -> None:
     parents = set()
     for _ in range(20):
