@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from adr.results import download, logs, status
     from adr.retrying import dead_letters, retry
     from adr.waiting import wait, watch
-    from adr.worker.workspace import cache_contents, restore_contents
+    from adr.worker.contents import cache_contents, restore_contents
 
 __all__ = [
     "RunnerInfo",
@@ -131,7 +131,7 @@ _ELSEWHERE = {
     "adr.results": ("download", "logs", "status"),
     "adr.retrying": ("dead_letters", "retry"),
     "adr.waiting": ("wait", "watch"),
-    "adr.worker.workspace": ("cache_contents", "restore_contents"),
+    "adr.worker.contents": ("cache_contents", "restore_contents"),
 }
 
 

@@ -7,6 +7,7 @@ done in time; 130 interrupted.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -116,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Python looks through all objects for circles after every 700 new ones, which takes a fifth of
     # the time where there are very many, and there are hardly any circles here.
     gc.set_threshold(_OBJECTS_PER_LOOK)
+    # As Python ends, it looks through all that is left for what is not used any more.
+    atexit.register(gc.freeze)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         # Python has none for a closed descriptor, whose number the next file would get.
         if getattr(sys, name) is None:

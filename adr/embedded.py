@@ -17,11 +17,12 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from adr.batch import BatchPlan, new_batch_id
+from adr.cores import cores
 from adr.decisions import Decision, visible
 from adr.errors import RunnerGone, UsageError
 from adr.history import Key, Wanted, past_batches
@@ -34,6 +35,7 @@ from adr.publish import Publisher
 from adr.queueing import queue_new
 from adr.runner import Runner, create_runner, is_local_runner, open_runner
 from adr.survey import Survey
+from adr.worker.launcher import Launcher
 from adr.worker.loop import Worker
 from adr.worker.signals import stopping
 from adr.worker.tree import discard_tree
@@ -110,24 +112,28 @@ def run_batch(
         history = _History(runner, survey, wanted, rerun)
         todo = plan.only(history.missing)
         publisher = Publisher(runner.store, folder, folder / RUNNER_FOLDER / "published.jsonl")
-        pending = history.waiting
-        if todo.jobs:
-            pending = [*pending, *queue_new(runner, todo, progress).plan.jobs]
-        unpublished = publisher.publish(history.done)
         interrupted = False
-        if pending:
-            follower = _Follower(publisher, pending, wanted, progress)
-            work = Worker(
-                runner,
-                worker,
-                workingdir,
-                slots=slots,
-                stop_on_empty=True,
-                on_settled=follower.settled.put,
-            )
-            with follower.following(work), stopping(work.stop) as was_interrupted:
-                work.run()
-                interrupted = was_interrupted()
+        pending = history.waiting
+        published: set[str] = set()
+        with _started(min(slots or cores(), len(pending) + len(todo.jobs))) as launchers:
+            if todo.jobs:
+                pending = [*pending, *queue_new(runner, todo, progress).plan.jobs]
+            unpublished = publisher.publish(history.done)
+            if pending:
+                follower = _Follower(publisher, pending, wanted, progress)
+                published = follower.published
+                work = Worker(
+                    runner,
+                    worker,
+                    workingdir,
+                    slots=slots,
+                    stop_on_empty=True,
+                    on_settled=follower.settled.put,
+                    launchers=launchers,
+                )
+                with follower.following(work), stopping(work.stop) as was_interrupted:
+                    work.run()
+                    interrupted = was_interrupted()
         # What the ledger says counts, whatever this process has seen of it.
         batches = survey.manifests() if pending else {}
         found = visible(runner.ledger.decided({*batches, *(job.batch for job in pending)}))
@@ -138,10 +144,18 @@ def run_batch(
             if (decision := found.get((job.batch, job.index)))
             and decision.generation == job.generation
         ]
-        decided = _with_records(runner, wanted, ended)
-        unpublished += publisher.publish(_with_results(decided))
-        counts = Counter(record.state for _, _, record in decided)
-        known = {job.id for job, _, _ in decided}
+        left = _with_records(
+            runner,
+            wanted,
+            [
+                (job, decision)
+                for job, decision in ended
+                if decision.state is JobState.FAILED or decision.attempt not in published
+            ],
+        )
+        unpublished += publisher.publish(_with_results(left))
+        counts = Counter(decision.state for _, decision in ended)
+        known = {job.id for job, _ in ended}
         undecided = [job for job in pending if job.id not in known]
         if undecided:
             # Of what was called off before it began there may be no record.
@@ -150,7 +164,7 @@ def run_batch(
         return RunReport(
             succeeded=counts[JobState.SUCCEEDED],
             skipped=len(plan.jobs) - len(pending),
-            failed=tuple(each for _, _, each in decided if each.state is JobState.FAILED),
+            failed=tuple(each for _, _, each in left if each.state is JobState.FAILED),
             cancelled=counts[JobState.CANCELLED],
             undecided=len(pending) - counts.total(),
             interrupted=interrupted and counts.total() < len(pending),
@@ -198,6 +212,23 @@ def output_folder(runner: Runner) -> Path | None:
     if runner.kind == "local" and directory.name == RUNNER_FOLDER and (directory / _LOCK).exists():
         return directory.parent
     return None
+
+
+@contextmanager
+def _started(number: int) -> Iterator[list[Launcher]]:
+    """Start so many launchers, which takes about as long as to queue; end them in any case."""
+    launchers = [Launcher() for _ in range(number)]
+    try:
+        # A job that needs one tells what is wrong.
+        with suppress(OSError):
+            for each in launchers:
+                each.start()
+        yield launchers
+    finally:
+        for each in launchers:
+            each.leave()
+        for each in launchers:
+            each.close()
 
 
 class _History:
@@ -251,6 +282,8 @@ class _Follower:
         self._publisher = publisher
         self._pending = {job.id: (job, wanted.label(job)) for job in pending}
         self._progress = progress
+        #: Attempts whose results are in place.
+        self.published: set[str] = set()
         #: Where the worker puts its records; None ends the following.
         self.settled: queue.SimpleQueue[JobRecord | None] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -280,8 +313,12 @@ class _Follower:
             ]
             counts.update(record.state for _, _, record in ours)
             self._progress.advance(len(ours))
-            for trouble in self._publisher.publish(_with_results(ours)):
+            done = _with_results(ours)
+            troubles = self._publisher.publish(done)
+            for trouble in troubles:
                 _log.warning("%s", trouble)
+            if not troubles:
+                self.published.update(record.attempt for _, _, record in done)
             seldom = {"cancelled": counts[JobState.CANCELLED]} if counts[JobState.CANCELLED] else {}
             self._progress.note(
                 done=counts[JobState.SUCCEEDED],

@@ -91,6 +91,8 @@ class Orders:
 
     def against(self, job: Job | JobId) -> str:
         """Return why a job is not to be run any more, in words; empty where it is."""
+        if not self.destroyed_batches and not self.cancelled:
+            return ""
         batch, index, generation = job.id if isinstance(job, Job) else job
         if batch in self.destroyed_batches:
             return "its batch was destroyed"

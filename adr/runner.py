@@ -163,10 +163,8 @@ def create_runner(
     UsageError
         If the directory cannot be a runner.
     """
-    import uuid
-
     if not local:
-        made = _open_aws(str(uuid.uuid4()), region_name, None)
+        made = _open_aws(_new_runner_id(), region_name, None)
         try:
             made.store.create()
             made.ledger.create()
@@ -179,7 +177,7 @@ def create_runner(
                     part.destroy()
             raise
         return made
-    path = Path(os.path.abspath(directory)) if directory else _registry() / str(uuid.uuid4())
+    path = Path(os.path.abspath(directory)) if directory else _registry() / _new_runner_id()
     _check_place(path, empty=listed)
     made = _open_local(str(path), None, None)
     if listed and directory:
@@ -201,6 +199,12 @@ def create_runner(
             raise UsageError(f"cannot make a runner in {path}: {error.strerror}") from error
         raise
     return made
+
+
+def _new_runner_id() -> str:
+    import uuid
+
+    return str(uuid.uuid4())
 
 
 def local_runners() -> list[str]:

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from adr import orders, roster, runner, survey
+from adr.decisions import visible
 from adr.keys import manifest_key
 from adr.ledgers import aws, journal, sqs
 from adr.ledgers.decisions import PackedDecisions
 from adr.manifest import job_ids, manifest_bytes, read_manifest
-from adr.models import visible
 from adr.worker import outbox
 from adr.worker.policy import Policy
 from benchmarks.batches import sample_job, sample_record

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from adr.console import main
-from adr.ledgers.sqlite import SqliteLedger
+from adr.ledgers.database import Database
 from adr.models import new_id
 from adr.runner import open_runner
 from adr.worker.loop import Worker
@@ -80,7 +80,7 @@ def drive(words: list[str]) -> int:
     if "die" in settings:
         die(**settings["die"])
     if "busy_s" in settings:
-        SqliteLedger.busy_s = settings["busy_s"]
+        Database.busy_s = settings["busy_s"]
     if command == "adr":
         return main(rest)
     work(*rest, settings)

@@ -76,7 +76,8 @@ class Ledger(Protocol):
         """Lease up to `most` jobs, at least one if possible within `wait_s` seconds.
 
         Jobs that need no run (already decided, held by a live worker, lost too often) are
-        dealt with here and not returned. An empty list does not prove an empty queue.
+        dealt with here and not returned. An empty list may come sooner, where this worker has
+        settled the last job; it does not prove an empty queue.
         """
 
     def start(self, leases: Sequence[Lease]) -> list[Lease]:

@@ -16,22 +16,19 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 from adr.decisions import Decision
 from adr.documents import reading
-from adr.errors import RunnerGone, ServiceError
 from adr.jobtext import job_text
 from adr.ledgers.base import LONGEST_DELAY_S, lost_too_often
-from adr.models import SCHEMA, Depth, Job, JobRecord, Lease, Outcome, check_schema, new_id
+from adr.ledgers.database import Database, is_destroyed
+from adr.models import Depth, Job, JobRecord, Lease, Outcome, new_id
 from adr.roster import WorkerLocks
 
 __all__ = ["SqliteLedger"]
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS jobs (
     batch TEXT NOT NULL, position INTEGER NOT NULL, generation INTEGER NOT NULL,
     body TEXT NOT NULL,
@@ -85,49 +82,37 @@ class SqliteLedger:
     settle_within_s = 0.05
     # As long as one look: a worker that is to leave when all is done does not wait for more.
     poll_s = 0.05
-    #: How long to wait for other processes that write to the database, in seconds.
-    busy_s = 30.0
 
     def __init__(self, path: Path, locks: WorkerLocks, worker: str | None = None) -> None:
         self._path = path
+        self._database = Database(path)
         self._locks = locks
         self._worker = worker
-        self._guard = threading.RLock()
-        self._connections: dict[str, sqlite3.Connection] = {}
-        self._inode = 0
         self._reclaimed_at = -math.inf
+        #: Wakes who waits for jobs.
+        self._settled = threading.Event()
 
     def create(self) -> None:
         """Make the database; idempotent."""
-        try:
-            connection = sqlite3.connect(self._path, timeout=self.busy_s, isolation_level=None)
-            with self._translated():
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_TABLES)
-                connection.execute(
-                    "INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (json.dumps(SCHEMA),)
-                )
-            connection.close()
-        except sqlite3.Error as error:
-            raise ServiceError(f"cannot make the database {self._path}: {error}") from error
+        self._database.create(_TABLES)
 
     def destroy(self) -> None:
         """Remove all jobs, keep the records, and let every worker know; idempotent."""
-        with self._transaction("durable", even_if_destroyed=True) as db:
+        with self._database.transaction("durable", even_if_destroyed=True) as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('destroyed', 'true')")
             db.execute("DELETE FROM jobs")
 
     @property
     def destroyed(self) -> bool:
         """Tell whether `destroy` has been called."""
-        with self._transaction("read", even_if_destroyed=True) as db:
-            return self._is_destroyed(db)
+        with self._database.transaction("read", even_if_destroyed=True) as db:
+            return is_destroyed(db)
 
     def send(
         self, jobs: Sequence[Job], *, again: bool = False, sent: Callable[[int], None] | None = None
     ) -> None:
         """Queue jobs in one transaction; a job that is there or decided is left as it is."""
-        with self._transaction("durable") as db:
+        with self._database.transaction("durable") as db:
             forgotten = self._forgotten(db)
             rows = (
                 (job.batch, job.index, job.generation, job_text(job))
@@ -139,7 +124,10 @@ class SqliteLedger:
             sent(len(jobs))
 
     def receive(self, most: int, wait_s: float) -> list[Lease]:
-        """Lease waiting jobs in the order they were queued; looks 20 times a second meanwhile."""
+        """Lease waiting jobs in the order they were queued; looks 20 times a second meanwhile.
+
+        Returns as well once this worker has settled the last job that there was.
+        """
         assert self._worker is not None, "a ledger leases only for a worker"
         self._locks.hold(self._worker)
         give_up_at = time.monotonic() + wait_s
@@ -150,13 +138,15 @@ class SqliteLedger:
             left_s = give_up_at - time.monotonic()
             if leases or left_s <= 0:
                 return leases
-            time.sleep(min(_LOOK_EVERY_S, left_s))
+            if self._settled.wait(min(_LOOK_EVERY_S, left_s)):
+                self._settled.clear()
+                if not self._has_jobs():
+                    return []
 
     def start(self, leases: Sequence[Lease]) -> list[Lease]:
         """Mark leases as begun, so that they count as lost if this worker dies."""
-        with self._guard, self._translated():
-            # Each by a statement of its own, since that is what begins with every job.
-            db = self._connection("quick")
+        # Each by a statement of its own, since that is what begins with every job.
+        with self._database.statements() as db:
             begun = [
                 lease
                 for lease in leases
@@ -166,13 +156,13 @@ class SqliteLedger:
             ]
         if len(begun) < len(leases):
             # A destroyed runner has no jobs.
-            with self._transaction("read"):
+            with self._database.transaction("read"):
                 pass
         return begun
 
     def extend(self, leases: Sequence[Lease]) -> list[Lease]:
         """Return the leases that are still this worker's."""
-        with self._transaction("read") as db:
+        with self._database.transaction("read") as db:
             held = self._held(db)
         return [lease for lease in leases if lease.attempt in held]
 
@@ -181,7 +171,7 @@ class SqliteLedger:
     ) -> None:
         """Give jobs back; idempotent."""
         ready_at = time.time() + delay_s if delay_s else 0.0
-        with self._transaction("quick") as db:
+        with self._database.transaction("quick") as db:
             if note:
                 self._note(db, leases, note)
             db.executemany(
@@ -192,7 +182,7 @@ class SqliteLedger:
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write the records and remove the jobs in one transaction; idempotent."""
-        with self._transaction("durable") as db:
+        with self._database.transaction("durable") as db:
             forgotten = self._forgotten(db)
             held = self._held(db)
             ours = [each for each in outcomes if each.lease.job.batch not in forgotten]
@@ -207,10 +197,11 @@ class SqliteLedger:
                 "DELETE FROM jobs" + _LEASED,
                 [(self._worker, each.lease.attempt) for each in ours],
             )
+        self._settled.set()
 
     def depth(self) -> Depth:
         """Count exactly."""
-        with self._transaction("read") as db:
+        with self._database.transaction("read") as db:
             waiting, delayed, leased = db.execute(
                 f"SELECT count(*) FILTER (WHERE worker IS NULL AND {_READY}),"
                 f" count(*) FILTER (WHERE worker IS NULL AND NOT {_READY}),"
@@ -223,7 +214,10 @@ class SqliteLedger:
         """Read no more of each record than that."""
         what = f"a record in the database {self._path}"
         for batch in batches:
-            with self._transaction("read", even_if_destroyed=True) as db, reading(what):
+            with (
+                self._database.transaction("read", even_if_destroyed=True) as db,
+                reading(what),
+            ):
                 # One by one, since there may be very many.
                 for row in db.execute(_DECIDED, (batch,)):
                     yield Decision.read(*row)
@@ -232,7 +226,7 @@ class SqliteLedger:
         self, batches: Iterable[str], only: Collection[Decision] | None = None
     ) -> list[JobRecord]:
         """Return the records of these batches."""
-        with self._transaction("read", even_if_destroyed=True) as db:
+        with self._database.transaction("read", even_if_destroyed=True) as db:
             if only is None:
                 keys = [(batch,) for batch in batches]
                 found = [row for key in keys for row in db.execute(_RECORDS, key)]
@@ -244,7 +238,7 @@ class SqliteLedger:
 
     def forget(self, batch: str) -> None:
         """Remove jobs and records of a batch; a worker that runs one of them loses its lease."""
-        with self._transaction("durable", even_if_destroyed=True) as db:
+        with self._database.transaction("durable", even_if_destroyed=True) as db:
             db.execute("INSERT OR IGNORE INTO meta VALUES (?, 'true')", (_FORGOTTEN + batch,))
             db.execute("DELETE FROM jobs WHERE batch = ?", (batch,))
             db.execute("DELETE FROM records WHERE batch = ?", (batch,))
@@ -252,7 +246,7 @@ class SqliteLedger:
     def _lease(self, most: int) -> list[Lease]:
         now = time.time()
         leases = []
-        with self._transaction("quick") as db:
+        with self._database.transaction("quick") as db:
             rows = db.execute(
                 f"SELECT rowid, body, failures, lost FROM jobs WHERE worker IS NULL AND {_READY}"
                 f" ORDER BY batch, position LIMIT :most",
@@ -269,10 +263,14 @@ class SqliteLedger:
             )
         return leases
 
+    def _has_jobs(self) -> bool:
+        with self._database.transaction("read") as db:
+            return db.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
+
     def _reclaim(self) -> None:
         """Take back what dead workers had leased."""
         self._reclaimed_at = time.monotonic()
-        with self._transaction("read") as db:
+        with self._database.transaction("read") as db:
             holders = [row[0] for row in db.execute(_HOLDERS, (self._worker,))]
         for holder in holders:
             with self._locks.if_dead(holder) as dead:
@@ -280,7 +278,7 @@ class SqliteLedger:
                     self._take_back(holder)
 
     def _take_back(self, holder: str) -> None:
-        with self._transaction("durable") as db:
+        with self._database.transaction("durable") as db:
             db.execute("UPDATE jobs SET lost = lost + started WHERE worker = ?", (holder,))
             rows = db.execute(
                 "SELECT body, attempt, lost FROM jobs WHERE worker = ? AND lost > 0", (holder,)
@@ -318,75 +316,9 @@ class SqliteLedger:
         )
 
     @staticmethod
-    def _is_destroyed(db: sqlite3.Connection) -> bool:
-        return db.execute("SELECT 1 FROM meta WHERE name = 'destroyed'").fetchone() is not None
-
-    @staticmethod
     def _forgotten(db: sqlite3.Connection) -> set[str]:
         names = db.execute("SELECT name FROM meta WHERE name LIKE ?", (_FORGOTTEN + "%",))
         return {name.removeprefix(_FORGOTTEN) for (name,) in names}
-
-    @contextmanager
-    def _transaction(
-        self, kind: str, even_if_destroyed: bool = False
-    ) -> Iterator[sqlite3.Connection]:
-        """Run statements as one transaction: ``durable``, ``quick``, or one that only reads.
-
-        To ``read`` works while another process writes, and on a full disk.
-        """
-        with self._guard, self._translated():
-            db = self._connection("durable" if kind == "durable" else "quick")
-            db.execute("BEGIN" if kind == "read" else "BEGIN IMMEDIATE")
-            try:
-                if not even_if_destroyed and self._is_destroyed(db):
-                    raise RunnerGone(
-                        f"the runner {self._path.parent} has been destroyed, "
-                        f"only its results are left"
-                    )
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    def _connection(self, kind: str) -> sqlite3.Connection:
-        try:
-            inode = self._path.stat().st_ino
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunnerGone(f"there is no runner at {self._path.parent}") from error
-        except OSError as error:
-            raise ServiceError(f"cannot open {self._path}: {error.strerror}") from error
-        if inode != self._inode:
-            self._connections.clear()
-            self._inode = inode
-        if kind not in self._connections:
-            db = sqlite3.connect(
-                f"file:{quote(str(self._path))}?mode=rw",
-                uri=True,
-                timeout=self.busy_s,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            db.execute(f"PRAGMA synchronous = {'FULL' if kind == 'durable' else 'NORMAL'}")
-            row = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-            schema = json.loads(row[0]) if row else None
-            check_schema({"schema": schema}, f"the database {self._path}")
-            self._connections[kind] = db
-        return self._connections[kind]
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise ServiceError(f"the database {self._path} refused: {self._why(error)}") from error
-
-    def _why(self, error: sqlite3.Error) -> str:
-        said = str(error)
-        if said == "database is locked":
-            return f"another process has been writing for {self.busy_s:g} s: fuser tells which"
-        return f"{said}: make room on it" if said == "database or disk is full" else said
 
 
 def _read_body(body: str) -> tuple[Job, tuple[str, ...]]:

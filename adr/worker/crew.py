@@ -84,7 +84,7 @@ class Crew:
         """Begin to work; what jobs leave behind is put into the folder `outbox`."""
         self._slots = slots
         self._threads = [
-            threading.Thread(target=self._run, args=(slot, outbox), name=f"slot-{slot.number}")
+            threading.Thread(target=self._work, args=(slot, outbox), name=f"slot-{slot.number}")
             for slot in slots
         ]
         for thread in self._threads:
@@ -92,13 +92,15 @@ class Crew:
 
     @property
     def is_at_work(self) -> bool:
-        """Tell whether a slot may still be at a job, or take another one."""
+        """Tell whether a slot may still be at a job, take another one, or clear up after it."""
         return any(thread.is_alive() for thread in self._threads)
 
-    def close(self) -> None:
-        """Close the slots, which are not at work any more."""
-        for slot in self._slots:
-            slot.close()
+    def join(self, timeout_s: float) -> None:
+        """Wait until a slot has ended, for so long at most."""
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout_s)
+                return
 
     def is_called_off(self, lease: Lease) -> bool:
         """Tell whether a job is not to be run any more."""
@@ -108,12 +110,18 @@ class Crew:
         """Return lease and log of each job that runs; see `Slot.log`."""
         return [log for slot in self._slots if (log := slot.log)]
 
-    def _run(self, slot: Slot, outbox: Path) -> None:
+    def _work(self, slot: Slot, outbox: Path) -> None:
+        try:
+            self._run_all(slot, outbox)
+        finally:
+            slot.close()
+
+    def _run_all(self, slot: Slot, outbox: Path) -> None:
         while lease := self._turns.take(slot):
             staging = outbox / lease.attempt
             retire = False
             try:
-                retire = self._work(slot, lease, staging)
+                retire = self._run(slot, lease, staging)
             except RunnerGone:
                 self._on_gone()
                 return
@@ -132,10 +140,12 @@ class Crew:
                 self._outbox.settle(lease, slot.refusal(lease, f"adr failed: {error!r}"))
             finally:
                 self._turns.end(slot)
+            if self._turns.is_idle:
+                self._outbox.look()
             if retire:
                 return
 
-    def _work(self, slot: Slot, lease: Lease, staging: Path) -> bool:
+    def _run(self, slot: Slot, lease: Lease, staging: Path) -> bool:
         """Run one job and hand on what it left; return whether the slot has to retire."""
         size = self.size
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from adr.times import moment_text
 from adr.worker.lifetime import Lifetime
-from adr.worker.slot import Stop
+from adr.worker.verdict import Stop
 
 if TYPE_CHECKING:
     from adr.worker.notice import Notice

@@ -1,9 +1,9 @@
 """How a slot runs a process and everything it starts, to its very end.
 
 A slot owns one `Launcher`, which owns one child process (`adr.worker.launcher_child`) that
-starts the jobs. One launcher process per slot, so that the kernel itself tells which
-processes belong to which job: all descendants of that process do. It outlives a worker
-that is killed just long enough to kill what runs.
+starts the jobs; they speak to each other by `adr.worker.messages`. One launcher process per
+slot, so that the kernel itself tells which processes belong to which job: all descendants of
+that process do. It outlives a worker that is killed just long enough to kill what runs.
 
 The price is a process of some 9 MB per slot, and that no job is reported with a smaller
 peak memory than that.
@@ -14,29 +14,31 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from adr.worker import launcher_child
+from adr.worker.descendants import processes
 from adr.worker.jobuser import JobUser
-from adr.worker.launcher_child import pack, processes, unpack
+from adr.worker.messages import Inbox, pack, send
 
 __all__ = ["Ending", "Launcher"]
 
-# Imported, the child is not compiled at each start. Its folder comes last on the path: no
-# module there can take the place of one of Python's.
-_COMMAND = (
-    *(sys.executable, "-I", "-S", "-c"),
-    "import sys; sys.path.append(sys.argv[1]); "
-    "import launcher_child; launcher_child.main(*map(int, sys.argv[2:]))",
-    os.path.dirname(os.path.abspath(launcher_child.__file__)),
-)
+# Imported, the child is not compiled at each start. Its packages are empty: those of adr would
+# bring much with them.
+_CHILD = """
+import sys
+for name, folder in ("adr", ""), ("adr.worker", "/worker"):
+    sys.modules[name] = package = type(sys)(name)
+    package.__path__ = [sys.argv[1] + folder]
+from adr.worker.launcher_child import main
+main(*map(int, sys.argv[2:]))
+"""
+_ADR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_COMMAND = (sys.executable, "-I", "-S", "-c", _CHILD, _ADR)
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Ending:
 class Launcher:
     """Run one process after the other, each with all its descendants.
 
-    The launcher process is started on first use, and anew where it died. All methods may be
-    called from any thread; a second `run` waits for the first.
+    The launcher process is started on first use or by `start`, and anew where it died. All
+    methods may be called from any thread; a second `run` waits for the first.
 
     Parameters
     ----------
@@ -79,12 +81,14 @@ class Launcher:
 
     def __init__(self, user: JobUser | None = None) -> None:
         self._user = user
-        #: Held by who reads the channel or ends the process.
+        #: Held by who reads the answers or ends the process.
         self._turn = threading.Lock()
         #: Guards the fields below, and sending.
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        #: The pipe to the process; None where there is none, or it was told to leave.
+        self._requests: int | None = None
+        self._answers: Inbox | None = None
         self._running = False
         self._closed = False
 
@@ -144,11 +148,13 @@ class Launcher:
                     log_limit_bytes,
                     instead_of_bash,
                 )
-                channel = self._begin(pack(request))
-                if channel is None:
+                answers = self._begin(pack(request))
+                if answers is None:
                     return _not_run(started_at, stopped_by="order")
-                return Ending(*_answer(channel))
-            except (EOFError, ConnectionError):
+                while True:
+                    for answer in answers.read():
+                        return Ending(*answer)
+            except (EOFError, BrokenPipeError):
                 fate = self._end()
                 if self._closed:
                     return _not_run(started_at, stopped_by="order")
@@ -181,68 +187,109 @@ class Launcher:
             it: who means to end whatever comes calls `close`.
         """
         with self._lock:
-            if not self._running or self._channel is None:
+            if not self._running or self._requests is None:
                 return False
             with contextlib.suppress(OSError):
-                self._channel.sendall(pack(term_s))
+                send(self._requests, pack(term_s))
             return True
+
+    def start(self) -> None:
+        """Start the launcher process now, where its first job can be expected; does not wait.
+
+        Raises
+        ------
+        OSError
+            If that is not possible.
+        """
+        with self._turn, self._lock:
+            if self._process is None and not self._closed:
+                self._start()
+
+    def leave(self) -> None:
+        """Let the launcher process kill what runs and end, without waiting for it; idempotent."""
+        with self._lock:
+            self._closed = True
+            self._close_requests()
 
     def close(self) -> None:
         """Kill what runs, end the launcher process and wait for it; idempotent.
 
         A `run` in progress, and any later one, returns with `stopped_by` ``"order"``.
         """
-        with self._lock:
-            self._closed = True
-            if self._channel is not None:
-                with contextlib.suppress(OSError):
-                    self._channel.shutdown(socket.SHUT_RDWR)
+        self.leave()
         with self._turn:
             self._end()
 
-    def _begin(self, request: bytes) -> socket.socket | None:
+    def _begin(self, request: bytes) -> Inbox | None:
         """Send the request to a live launcher process; None where this launcher is closed."""
-        if self._process is not None and self._process.poll() is not None:
-            self._end()
+        with self._lock:
+            if self._requests is not None:
+                try:
+                    send(self._requests, request)
+                except BrokenPipeError:
+                    # It has died since its last job, and has begun nothing of this one.
+                    self._close_requests()
+                else:
+                    self._running = True
+                    return self._answers
+        self._end()
         with self._lock:
             if self._closed:
                 return None
-            if self._channel is None:
-                user = self._user
-                ids = [str(each) for each in (user.uid, user.gid, *user.groups)] if user else []
-                # It becomes that user's process, whose variables he can see.
-                env = user.environment() if user else None
-                ours, theirs = socket.socketpair()
-                with theirs:
-                    try:
-                        self._process = subprocess.Popen(
-                            [*_COMMAND, str(theirs.fileno()), *ids],
-                            stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL,
-                            pass_fds=[theirs.fileno()],
-                            env=env,
-                            start_new_session=True,
-                        )
-                    except BaseException:
-                        ours.close()
-                        raise
-                self._channel = ours
-            self._channel.sendall(request)
+            send(self._start(), request)
             self._running = True
-            return self._channel
+            return self._answers
+
+    def _start(self) -> int:
+        """Start a launcher process and return the pipe to it."""
+        user = self._user
+        ids = [str(each) for each in (user.uid, user.gid, *user.groups)] if user else []
+        theirs, requests = os.pipe()
+        try:
+            answers, their_answers = os.pipe()
+        except OSError:
+            os.close(theirs)
+            os.close(requests)
+            raise
+        try:
+            self._process = subprocess.Popen(
+                [*_COMMAND, str(theirs), str(their_answers), *ids],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs, their_answers],
+                # It becomes that user's process, whose variables he can see.
+                env=user.environment() if user else None,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(requests)
+            os.close(answers)
+            raise
+        finally:
+            os.close(theirs)
+            os.close(their_answers)
+        self._requests, self._answers = requests, Inbox(answers)
+        return requests
+
+    def _close_requests(self) -> None:
+        if self._requests is not None:
+            os.close(self._requests)
+            self._requests = None
 
     def _end(self) -> str:
         """End the launcher process, which kills what it runs; say what became of it."""
         with self._lock:
+            self._close_requests()
             process, self._process = self._process, None
-            channel, self._channel = self._channel, None
-        if process is None or channel is None:
+            answers, self._answers = self._answers, None
+        if process is None or answers is None:
             return ""
-        channel.close()
+        os.close(answers.fd)
         if process.returncode is None:
             # While it is not waited for, no other session can have its number.
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            _end_session(process.pid)
+            ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            if ended is None or (ended.si_code, ended.si_status) != (os.CLD_EXITED, 0):
+                _end_session(process.pid)
         code = process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
@@ -250,17 +297,6 @@ class Launcher:
 def _absolute(path: str | os.PathLike[str]) -> bytes:
     name = os.fsencode(path)
     return name if name.startswith(b"/") else os.path.abspath(name)
-
-
-def _answer(channel: socket.socket) -> tuple[Any, ...]:
-    buffer = bytearray()
-    while True:
-        data = channel.recv(1 << 16)
-        if not data:
-            raise EOFError
-        buffer += data
-        for answer in unpack(buffer):
-            return tuple(answer)
 
 
 def _end_session(session: int) -> None:

@@ -1,22 +1,18 @@
 """The process that starts the jobs of one slot, and sees to it that nothing of them stays.
 
-`adr.worker.launcher` runs `main` in a bare interpreter and talks to it over a socket. This
-module imports a few small ones only, and nothing of adr, because it has to start quickly
-and because its resident memory is the least that the kernel reports as the peak of a job.
+`adr.worker.launcher` runs `main` in a bare interpreter and talks to it through two pipes
+(`adr.worker.messages`). This module imports a few small ones only, and of adr but two that do
+so as well, because it has to start quickly and because its resident memory is the least that
+the kernel reports as the peak of a job.
 
 It is a child subreaper: whatever a job starts, however it detaches, stays a descendant of
 this process. As it runs one job at a time, the descendants that are left when the job's main
-process has ended belong to that job, and are killed before the answer is given. When the
-socket closes, because the worker closed it or died, all descendants are killed as well, and
-this process leaves.
+process has ended belong to that job, and are killed before the answer is given
+(`adr.worker.descendants`). When the pipe of the requests closes, because the worker closed it
+or died, all descendants are killed as well, and this process leaves.
 
 A request is for a shell with a script, or for a program that takes the place of that shell:
 what bash would give the program and say of its end, it then has to give and say itself.
-
-The messages are marshalled objects behind their length in four bytes: a request is the tuple
-of what `_Launcher.run` takes, a number of seconds (None: the usual one) between TERM and KILL
-stops the running job, the answer is a tuple of the fields of `adr.worker.launcher.Ending`.
-marshal, since both ends are the same interpreter and json would double the time to start.
 
 It may have to become another user first, so that jobs have none of the worker's rights. It
 does so itself rather than through a program that is run as that user: a process that changed
@@ -30,22 +26,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import marshal
+import fcntl
 import os
-
-# For os.wait4, which imports it at its first call: that may be as a user who cannot read it.
-import resource  # noqa: F401
 import select
 import signal
+import stat
 import time
+
+from adr.worker.descendants import Reaper, signal_descendants
+from adr.worker.messages import Inbox, pack, send
 
 # What typing.TYPE_CHECKING is to a type checker, without the megabyte of typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
-__all__ = ["TAIL_BYTES", "ProcessInfo", "main", "pack", "processes", "unpack"]
+__all__ = ["TAIL_BYTES", "main"]
 
 #: As much of the end of a job's output travels in its record.
 TAIL_BYTES = 2048
@@ -69,150 +65,6 @@ _SILENT = (signal.SIGINT, signal.SIGPIPE)
 _FOUND_S = 1.0
 
 
-class ProcessInfo:
-    """Tell where a process stands among the others."""
-
-    __slots__ = ("group", "parent", "pid", "session", "zombie")
-
-    def __init__(self, pid: int, parent: int, group: int, session: int, zombie: bool) -> None:
-        self.pid = pid
-        self.parent = parent
-        self.group = group
-        self.session = session
-        self.zombie = zombie
-
-
-def processes() -> list[ProcessInfo]:
-    """List all processes that ``/proc`` shows."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                fd = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                text = os.read(fd, 4096)
-            except OSError:
-                continue
-            finally:
-                os.close(fd)
-            # The name of the program, in parentheses, may contain anything.
-            state, parent, group, session = text[text.rindex(b")") + 1 :].split(None, 4)[:4]
-            found.append(
-                ProcessInfo(int(name), int(parent), int(group), int(session), state in b"ZX")
-            )
-    return found
-
-
-def pack(message: Any) -> bytes:
-    """Return the bytes that carry a message."""
-    body = marshal.dumps(message)
-    return len(body).to_bytes(4, "little") + body
-
-
-def unpack(buffer: bytearray) -> list[Any]:
-    """Take the complete messages off the front of `buffer`."""
-    messages = []
-    while len(buffer) >= 4:
-        end = 4 + int.from_bytes(buffer[:4], "little")
-        if len(buffer) < end:
-            break
-        messages.append(marshal.loads(bytes(buffer[4:end])))
-        del buffer[:end]
-    return messages
-
-
-class _Inbox:
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self._buffer = bytearray()
-
-    def read(self) -> list[Any]:
-        """Wait for bytes, and return the messages they complete; EOFError at the end."""
-        try:
-            data = os.read(self.fd, 1 << 16)
-        except ConnectionError:
-            data = b""
-        if not data:
-            raise EOFError
-        self._buffer += data
-        return unpack(self._buffer)
-
-
-class _Reaper:
-    """Collect ended children, and what they have used."""
-
-    def __init__(self) -> None:
-        self.main = 0
-        self.status: int | None = None
-        self.cpu_s = 0.0
-        self.peak_kib = 0
-
-    def reap(self, options: int) -> int:
-        """Collect one child and return its pid, 0 where none has ended, -1 where none is left."""
-        try:
-            pid, status, usage = os.wait4(-1, options)
-        except ChildProcessError:
-            return -1
-        if pid:
-            self.cpu_s += usage.ru_utime + usage.ru_stime
-            self.peak_kib = max(self.peak_kib, usage.ru_maxrss)
-            if pid == self.main and self.status is None:
-                self.status = status
-        return pid
-
-    def end_all(self) -> None:
-        """Kill all descendants, until none is left or none of them can be killed."""
-        while True:
-            while (pid := self.reap(os.WNOHANG)) > 0:
-                pass
-            if pid < 0:
-                return
-            # Children of those who die become ours: they are found in the next round.
-            dying = signal_descendants(signal.SIGKILL)
-            if not dying:
-                return
-            while dying and (pid := self.reap(0)) > 0:
-                dying.discard(pid)
-
-
-def signal_descendants(number: int) -> set[int]:
-    """Send a signal to all descendants; return the direct children who took it.
-
-    Groups are signalled as groups: that is atomic against a fork, and reaches each process
-    once. A group never holds strangers, for none but descendants can join it.
-    """
-    own = os.getpid()
-    children: dict[int, list[ProcessInfo]] = {}
-    for process in processes():
-        children.setdefault(process.parent, []).append(process)
-    descendants: list[ProcessInfo] = []
-    parents = [own]
-    while parents:
-        below = children.pop(parents.pop(), ())
-        descendants += below
-        parents += [process.pid for process in below]
-    for group in {process.group for process in descendants} - {own}:
-        _took(os.killpg, group, number)
-    return {
-        process.pid
-        for process in descendants
-        if (process.group == own or number == signal.SIGKILL)
-        and _took(os.kill, process.pid, number)
-        and process.parent == own
-    }
-
-
-def _took(send: Callable[[int, int], None], target: int, number: int) -> bool:
-    """Send a signal; False where the target has gone or belongs to another user."""
-    try:
-        send(target, number)
-    except OSError:
-        return False
-    return True
-
-
 def _find(name: bytes, path: bytes) -> bytes:
     if b"/" in name:
         return name
@@ -221,6 +73,44 @@ def _find(name: bytes, path: bytes) -> bytes:
         if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
             return candidate
     raise FileNotFoundError(f"not found in {os.fsdecode(path)}")
+
+
+def _open_log(path: bytes) -> int:
+    """Open an empty log that nobody else has open.
+
+    To remove and make a file costs more than to run some jobs, so that the one that the last job
+    has left empty serves the next. But whoever still has it open, who follows that job or has
+    got away, is not to read or write what is of another one.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return os.open(path, flags, 0o600)
+    if stat.S_ISREG(mode):
+        log = os.open(path, flags, 0o600)
+        if _is_unused(log):
+            return log
+        os.close(log)
+    # A device is what the worker means; what else is no file, the last job has put there.
+    if not stat.S_ISCHR(mode):
+        # Where that is not allowed, the worker has made the file for this job.
+        with contextlib.suppress(PermissionError):
+            os.unlink(path)
+    return os.open(path, flags, 0o600)
+
+
+def _is_unused(fd: int) -> bool:
+    """Tell whether nobody else has a file open, as far as that can be known."""
+    try:
+        # Whoever opens it at this very moment makes the kernel send this signal, not SIGIO.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        # The kernel grants a write lease only if nobody has.
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
 
 
 def _tail(log_path: bytes, length: int) -> bytes:
@@ -257,16 +147,19 @@ class _Score:
             os.pwrite(self._fd, b"%d" % min(self._usual + more, _MOST_EXPENDABLE), 0)
 
 
-class _Launcher:
-    def __init__(self, channel: int, score: _Score) -> None:
+class _Jobs:
+    """Run the jobs of one slot."""
+
+    def __init__(self, requests: int, answers: int, score: _Score) -> None:
         self._score = score
-        self._inbox = _Inbox(channel)
+        self._inbox = Inbox(requests)
+        self._answers = answers
         self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._wakeup, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         self._poll = select.poll()
-        self._poll.register(channel, select.POLLIN)
+        self._poll.register(requests, select.POLLIN)
         self._poll.register(self._wakeup, select.POLLIN)
         self._signals = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
         #: Name and PATH of the program last sought, where it is, and until when that holds.
@@ -274,24 +167,22 @@ class _Launcher:
 
     def serve(self) -> None:
         """Run jobs until the worker is gone."""
-        reaper = _Reaper()
+        reaper = Reaper()
         try:
             while True:
                 for message in self._inbox.read():
                     # A stop that crossed the answer of its job concerns nobody.
                     if isinstance(message, tuple):
-                        reaper = _Reaper()
-                        answer = pack(self.run(reaper, *message))
-                        while answer:
-                            answer = answer[os.write(self._inbox.fd, answer) :]
-        except (EOFError, ConnectionError):
+                        reaper = Reaper()
+                        send(self._answers, pack(self.run(reaper, *message)))
+        except (EOFError, BrokenPipeError):
             pass
         finally:
             reaper.end_all()
 
     def run(
         self,
-        reaper: _Reaper,
+        reaper: Reaper,
         argv: list[bytes],
         cwd: bytes,
         env: dict[bytes, bytes],
@@ -309,8 +200,7 @@ class _Launcher:
         try:
             os.chdir(cwd)
             doing = "open the log of the job"
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            log = os.open(log_path, flags, 0o600)
+            log = _open_log(log_path)
             doing = f"start {os.fsdecode(argv[0])}"
             found = False
             program = self._find(argv[0], env)
@@ -404,7 +294,7 @@ class _Launcher:
             self._score.set(0)
 
     def _wait(
-        self, reaper: _Reaper, timeout_s: float | None, term_s: float, log: int, limit: int
+        self, reaper: Reaper, timeout_s: float | None, term_s: float, log: int, limit: int
     ) -> str:
         """Wait for the job's main process, stop it where it must be; return why it was."""
         now = time.monotonic()
@@ -463,12 +353,13 @@ def _become(libc: ctypes.CDLL, uid: int, gid: int, groups: tuple[int, ...]) -> N
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def main(channel: int, *ids: int) -> None:
-    """Serve the worker at the other end of a socket, until it closes.
+def main(requests: int, answers: int, *ids: int) -> None:
+    """Serve the worker at the other end of two pipes, until it closes the first; never returns.
 
     `ids` are the user, group and groups to become before anything else, if any.
     """
-    os.set_inheritable(channel, False)
+    for fd in (requests, answers):
+        os.set_inheritable(fd, False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     # As the other user it could not: it is closed to itself then.
@@ -484,4 +375,6 @@ def main(channel: int, *ids: int) -> None:
     # Under a name of its own, a job that calls `pkill python` does not end its launcher.
     libc.prctl(_PR_SET_NAME, b"adr-launcher", 0, 0, 0)
     os.chdir("/")
-    _Launcher(channel, score).serve()
+    _Jobs(requests, answers, score).serve()
+    # The worker waits for this process, and there is nothing to put in order.
+    os._exit(0)

@@ -18,8 +18,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from adr.worker.ending import Ending
 from adr.worker.following import Following
 from adr.worker.heartbeat import Heartbeat
 from adr.worker.jobuser import JobUser
+from adr.worker.launcher import Launcher
 from adr.worker.leases import LeaseKeeper
 from adr.worker.lifetime import Lifetime
 from adr.worker.outbox import Outbox
@@ -103,6 +105,8 @@ class Worker:
         Name of another user, whom jobs run as; see `JobUser`.
     aws_for_jobs : bool, optional
         With `job_user`: leave ``AWS_*`` variables to the jobs.
+    launchers : sequence of Launcher, optional
+        Without `job_user`: what was started ahead for the first slots, who close it.
     """
 
     def __init__(
@@ -123,6 +127,7 @@ class Worker:
         watch_notice: bool = False,
         job_user: str | None = None,
         aws_for_jobs: bool = False,
+        launchers: Sequence[Launcher] = (),
     ) -> None:
         self._runner = runner
         self._worker = worker
@@ -133,6 +138,7 @@ class Worker:
         self._watch_notice = watch_notice
         self._job_user = job_user
         self._aws_for_jobs = aws_for_jobs
+        self._launchers = launchers
         self._turns = Turns(lambda: self._outbox.is_empty)
         self._ending = Ending(self._host, Lifetime(max_s, self._limits.term_s))
         self._outbox = Outbox(runner, self._settled, lambda: self._turns.is_idle, self._leave)
@@ -194,6 +200,7 @@ class Worker:
         self._runner.ledger.send([])
         self._place = Place(self._workingdir, self._worker, user)
         bundles = Bundles(self._runner.store, self._place.bundles, user)
+        size = self._crew.size
         slots = [
             Slot(
                 number,
@@ -204,8 +211,9 @@ class Worker:
                 self._limits,
                 self._host,
                 user,
+                launcher,
             )
-            for number in range(1, self._crew.size + 1)
+            for number, launcher in zip_longest(range(1, size + 1), self._launchers[:size])
         ]
         try:
             # Before anything is leased: others must not take this worker for a dead one.
@@ -272,7 +280,8 @@ class Worker:
             self._stop_jobs()
             if self._turns:
                 self._turns.wait(_TICK_S)
-        self._crew.close()
+            else:
+                self._crew.join(_LISTEN_S)
 
     def _stop_jobs(self) -> None:
         """End what runs, if it has to."""
@@ -301,9 +310,11 @@ class Worker:
                 leases = [] if paused else self._runner.ledger.receive(wanted, wait_s)
                 if soon and not leases:
                     self._await_idleness(patience_s)
-                in_vain = not leases and not ending.is_set()
-                if in_vain and self._policy.is_finished(self._is_idle, paused):
-                    ending.set()
+                if not leases and not ending.is_set():
+                    # The ledger knows of what has just been settled before the outbox does.
+                    idle = self._turns.is_idle and self._outbox.wait_until_empty(_LISTEN_S)
+                    if self._policy.is_finished(idle, paused):
+                        ending.set()
                 pause_s = _TICK_S
             except RunnerGone as error:
                 _log.warning("%s", error)

@@ -12,7 +12,7 @@ import queue
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -71,6 +71,10 @@ class Outbox:
         self._room = threading.BoundedSemaphore(_WAITING_DELIVERIES)
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._guard = threading.Lock()
+        #: Wakes who waits for the last lease to be let go.
+        self._emptied = threading.Condition(self._guard)
+        #: Wakes the settler while it waits for more.
+        self._looking = threading.Event()
         self._leases: dict[str, Lease] = {}
         self._uploading = 0
         self._abandoned = threading.Event()
@@ -85,7 +89,7 @@ class Outbox:
     def put(self, delivery: Delivery) -> None:
         """Take a delivery; blocks while too many wait."""
         if delivery.is_empty:
-            self.settle(delivery.lease, replace(delivery.record, stored_at=time.time()))
+            self.settle(delivery.lease, delivery.record)
             return
         self._room.acquire()
         with self._guard:
@@ -104,6 +108,15 @@ class Outbox:
         """Return the leases that are not settled yet."""
         with self._guard:
             return list(self._leases.values())
+
+    def look(self) -> None:
+        """Look at once whether to wait for more before settling, from any thread."""
+        self._looking.set()
+
+    def wait_until_empty(self, timeout_s: float) -> bool:
+        """Wait until everything is settled, for so long at most; tell whether it is."""
+        with self._emptied:
+            return self._emptied.wait_for(lambda: not self._leases, timeout_s)
 
     @property
     def is_empty(self) -> bool:
@@ -135,6 +148,7 @@ class Outbox:
         with self._guard:
             left = list(self._leases.values())
             self._leases.clear()
+            self._emptied.notify_all()
         if left:
             _log.warning("%d jobs will run again: there was no time for their results", len(left))
         return left
@@ -154,8 +168,7 @@ class Outbox:
             name = delivery.lease.job.name
             _log.warning("%s runs again, as its results were removed: %s", name, error)
             record = None
-            with self._guard:
-                self._leases.pop(delivery.lease.attempt, None)
+            self._let_go([delivery.lease])
             with suppress(AdrError):
                 self._runner.ledger.release([delivery.lease])
         except Exception as error:
@@ -207,7 +220,8 @@ class Outbox:
                     if left_s <= 0 or self._nothing_comes():
                         break
                     # Not woken by each outcome, which costs more than the outcome itself.
-                    time.sleep(min(_LOOK_S, left_s))
+                    if self._looking.wait(min(_LOOK_S, left_s)):
+                        self._looking.clear()
             ended = outcomes[-1] is None
             if group := [each for each in outcomes if each is not None]:
                 self._settle(group)
@@ -242,13 +256,18 @@ class Outbox:
             settled = False
             with suppress(AdrError):
                 self._runner.ledger.release([outcome.lease for outcome in group])
-        with self._guard:
-            for outcome in group:
-                self._leases.pop(outcome.lease.attempt, None)
+        self._let_go([outcome.lease for outcome in group])
         self._room.release(len(group))
         if settled:
             for outcome in group:
                 self._on_settled(outcome.record)
+
+    def _let_go(self, leases: Sequence[Lease]) -> None:
+        with self._emptied:
+            for lease in leases:
+                self._leases.pop(lease.attempt, None)
+            if not self._leases:
+                self._emptied.notify_all()
 
     def _again_and_again(self, step: Callable[[], None], while_: type[AdrError]) -> None:
         """Repeat a step for as long as it fails in this way and there is time for it."""

@@ -7,11 +7,9 @@ results of the last one are uploaded (`adr.worker.outbox`).
 
 from __future__ import annotations
 
-import enum
 import logging
 import math
 import os
-import signal
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -25,23 +23,23 @@ from adr.errors import AdrError, Unavailable
 from adr.models import Job, JobRecord, JobState, Lease
 from adr.times import moment_text
 from adr.worker.bundles import Bundles, DiskTooSmall
+from adr.worker.environment import Environments
 from adr.worker.jobuser import JobUser
 from adr.worker.launcher import Ending, Launcher
 from adr.worker.launcher_child import TAIL_BYTES
-from adr.worker.script import job_script, plain_words, program_environment
+from adr.worker.script import job_script, plain_words
 from adr.worker.shortage import has_room, is_full, memory_kills
-from adr.worker.staging import is_unused, stage
+from adr.worker.staging import stage
 from adr.worker.tree import discard_tree
+from adr.worker.verdict import Stop, failure, is_dropped, was_killed
 from adr.worker.workspace import Workspace
 
-__all__ = ["Delivery", "FolderGone", "Limits", "Slot", "Stop"]
+__all__ = ["Delivery", "FolderGone", "Limits", "Slot"]
 
 _log = logging.getLogger(__name__)
 
 _KEPT_WORKSPACES = 4
 _SCRIPT = "run.sh"
-#: What bash says of a command that was killed with SIGKILL.
-_KILLED = 128 + signal.SIGKILL
 _CUT = "exceeded --max-hours"
 #: For so long a count of what the kernel has killed is taken for that of now.
 _COUNTED_S = 1.0
@@ -59,20 +57,6 @@ class Limits:
     settle_s: float = 30.0
 
 
-class Stop(enum.Enum):
-    """Say why a job is ended before it is done, which decides what becomes of it.
-
-    Of several reasons the first of these counts.
-    """
-
-    #: It is not to be run here, or not now: it is as if it had not begun.
-    DROPPED = "dropped"
-    #: The time of its worker is over: it has failed.
-    LIMIT = "limit"
-    #: Its machine is about to be taken away: it counts only if it succeeds all the same.
-    NOTICE = "notice"
-
-
 class FolderGone(AdrError):
     """Report that somebody has removed the folder in which this worker works."""
 
@@ -82,6 +66,7 @@ class Delivery:
     """Hold what is left to store of an attempt that has ended."""
 
     lease: Lease
+    #: Without the files, and complete where there are none.
     record: JobRecord
     #: Folder of its own for these files, if there are any; removed once they are stored.
     folder: Path
@@ -119,6 +104,8 @@ class Slot:
         What records call this machine.
     user : JobUser, optional
         Whom jobs and their workspaces belong to; without, the user of the worker.
+    launcher : Launcher, optional
+        What runs the jobs, for that user, if it was started ahead; the slot closes it.
     """
 
     def __init__(
@@ -131,6 +118,7 @@ class Slot:
         limits: Limits,
         host: str,
         user: JobUser | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
         self.number = number
         self._directory = directory
@@ -140,16 +128,12 @@ class Slot:
         self._inner = directory / "batches" if user else directory
         self._bundles = bundles
         self._worker = worker
-        self._runner_id = runner_id
         self._limits = limits
         self._host = host
         self._stops: set[Stop] = set()
-        self._launcher = Launcher(user)
+        self._launcher = launcher or Launcher(user)
         self._workspaces: OrderedDict[str, Workspace] = OrderedDict()
-        #: Additional variables of the last job, its environment, and that for a program alone.
-        self._environments: (
-            tuple[tuple[tuple[str, str], ...], dict[bytes, bytes], dict[bytes, bytes] | None] | None
-        ) = None
+        self._environments = Environments(runner_id, number, user)
         #: How many processes the kernel had killed for want of memory, and when.
         self._kills = (0, -math.inf)
         #: While a job runs, its lease and the file that its output goes to.
@@ -226,18 +210,20 @@ class Slot:
             self._kills = (memory_kills(), time.monotonic())
         ending = self._launch(job, lease, workspace.directory, log)
         self._make_directory()
-        why = next((each for each in Stop if each in self._stops), None)
+        why = next((each for each in Stop if each in self._stops), None) if self._stops else None
         cut = ending.stopped_by == "order" and why is Stop.LIMIT
-        dropped = ending.stopped_by == "order" and not _counts(ending, why)
-        full = is_full(self._directory)
+        dropped = is_dropped(ending, why)
+        reason = _CUT if cut else failure(job, ending, self._limits.log_bytes)
+        # Before what it has written is cleared away.
+        full = bool(reason) and is_full(self._directory)
         files: tuple[tuple[Path, str], ...] = ()
-        problem = ""
         try:
             changes = workspace.changes()
             if not dropped:
                 files = stage(workspace.directory, staging, changes, job.store, self._user)
         except (OSError, AdrError) as error:
-            problem = f"its results could not be kept: {error}"
+            full = is_full(self._directory)
+            reason = reason or f"its results could not be kept: {error}"
             self._forget(job.batch)
         else:
             try:
@@ -251,17 +237,18 @@ class Slot:
             discard_tree(staging)
             log.unlink(missing_ok=True)
             return None
-        record = self._record(lease, ending, _CUT if cut else self._reason(job, ending) or problem)
+        kept = _kept(log, staging, ending)
+        record = self._record(lease, ending, reason, None if files or kept else time.time())
         if why is Stop.NOTICE:
             when = moment_text(ending.ended_at)
             note = f"ended at {when} on an instance under interruption notice"
             record = replace(record, notes=(*record.notes, note))
         if record.reason and full:
             record = replace(record, reason=f"{record.reason}; the disk was full")
-        if _was_killed(ending) and memory_kills() > self._kills[0]:
+        if was_killed(ending) and memory_kills() > self._kills[0]:
             record = replace(record, reason=f"{record.reason}; memory had run out")
             self._kills = (0, -math.inf)
-        return Delivery(lease, record, staging, files, _kept(log, staging, ending), final=cut)
+        return Delivery(lease, record, staging, files, kept, final=cut)
 
     def refusal(self, lease: Lease, reason: str) -> JobRecord:
         """Return the record of a job that cannot be run."""
@@ -281,7 +268,7 @@ class Slot:
         self._launcher.stop(term_s)
 
     def close(self) -> None:
-        """End the launcher and whatever it still runs, and give up the workspaces."""
+        """End the launcher and whatever it still runs, and give up the workspaces; idempotent."""
         self._launcher.close()
         self._forget_all()
 
@@ -292,6 +279,7 @@ class Slot:
     def _forget(self, batch: str) -> None:
         """Give up a workspace, which is not as it was or one too many."""
         workspace = self._workspaces.pop(batch)
+        workspace.close()
         self._bundles.leave(batch)
         with self._rights():
             discard_tree(workspace.directory)
@@ -304,16 +292,6 @@ class Slot:
                     discard_tree(path)
 
     def _launch(self, job: Job, lease: Lease, directory: Path, log: Path) -> Ending:
-        for_bash, for_program = self._environment(job)
-        own = {
-            b"ADR_RUNNER": os.fsencode(self._runner_id),
-            b"ADR_BATCH": os.fsencode(job.batch),
-            b"ADR_JOB": os.fsencode(job.label),
-            b"ADR_INDEX": b"%d" % job.index,
-            b"ADR_COUNT": b"%d" % job.count,
-            b"ADR_ATTEMPT": os.fsencode(lease.attempt),
-            b"ADR_SLOT": b"%d" % self.number,
-        }
         with self._log_of_job(log) as log_path:
             run = partial(
                 self._launcher.run,
@@ -325,26 +303,15 @@ class Slot:
             )
             self.log = (lease, log_path)
             try:
-                words = plain_words(job) if for_program is not None else None
-                if words is not None and for_program is not None:
-                    ending = run(words, env={**for_program, **own}, instead_of_bash=True)
+                words = plain_words(job)
+                if words and (env := self._environments.for_program(lease)) is not None:
+                    ending = run(words, env=env, instead_of_bash=True)
                     if ending.found:
                         return ending
                 script = self._write_script(job)
-                return run([b"bash", os.fsencode(script)], env={**for_bash, **own})
+                return run([b"bash", os.fsencode(script)], env=self._environments.for_bash(lease))
             finally:
                 self.log = None
-
-    def _environment(self, job: Job) -> tuple[dict[bytes, bytes], dict[bytes, bytes] | None]:
-        """Return the environment of a job for bash, and for a program where that needs no bash."""
-        if self._environments is None or self._environments[0] != job.env:
-            general = self._user.environment() if self._user else os.environ
-            for_bash = {
-                os.fsencode(name): os.fsencode(each)
-                for name, each in {**general, **dict(job.env)}.items()
-            }
-            self._environments = (job.env, for_bash, program_environment(for_bash))
-        return self._environments[1:]
 
     def _write_script(self, job: Job) -> Path:
         path = self._directory / _SCRIPT
@@ -373,7 +340,9 @@ class Slot:
         self._user.take(path)
         path.rename(log)
 
-    def _record(self, lease: Lease, ending: Ending, reason: str) -> JobRecord:
+    def _record(
+        self, lease: Lease, ending: Ending, reason: str, stored_at: float | None
+    ) -> JobRecord:
         state = JobState.FAILED if reason else JobState.SUCCEEDED
         return self._base(
             lease,
@@ -383,6 +352,7 @@ class Slot:
             signal=ending.signal,
             started_at=ending.started_at,
             ended_at=ending.ended_at,
+            stored_at=stored_at,
             peak_memory_bytes=ending.peak_memory_bytes,
             cpu_s=ending.cpu_s,
             tail=ending.tail.decode("utf-8", "surrogateescape"),
@@ -402,41 +372,6 @@ class Slot:
             **about,
         )
 
-    def _reason(self, job: Job, ending: Ending) -> str:
-        """Say why a run did not succeed; empty where it did."""
-        if ending.error:
-            return ending.error
-        if ending.stopped_by == "timeout":
-            return f"ran longer than its time limit of {job.timeout_s:g} s"
-        if ending.stopped_by == "output":
-            return f"wrote more than {self._limits.log_bytes} bytes of output"
-        if ending.signal is not None:
-            return f"killed by {_signal_name(ending.signal)}"
-        if not ending.exit_code:
-            return ""
-        # bash reports a command killed by signal n as exit code 128 + n.
-        by = f" ({_signal_name(ending.exit_code - 128)})" if ending.exit_code > 128 else ""
-        return f"exit code {ending.exit_code}{by}"
-
-
-def _counts(ending: Ending, why: Stop | None) -> bool:
-    """Tell whether a job that was ended by `Slot.stop` has an outcome all the same."""
-    return why is Stop.LIMIT or (why is Stop.NOTICE and ending.exit_code == 0)
-
-
-def _was_killed(ending: Ending) -> bool:
-    """Tell whether somebody else than its worker has killed a job."""
-    return not ending.stopped_by and (
-        ending.signal == signal.SIGKILL or ending.exit_code == _KILLED
-    )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
 
 def _kept(log: Path, staging: Path, ending: Ending) -> Path | None:
     """Move a log to what is to be stored, or clear it away for that of the next job."""
@@ -444,8 +379,6 @@ def _kept(log: Path, staging: Path, ending: Ending) -> Path | None:
         if ending.output_bytes > TAIL_BYTES:
             staging.mkdir(exist_ok=True)
             return log.rename(staging / "log")
-        # To remove and make a file costs more than to run some jobs. Whoever still has this one
-        # open, who follows it or has got away, is not to read or write that of the next job.
-        if ending.output_bytes or not is_unused(log):
+        if ending.output_bytes:
             log.unlink()
     return None

@@ -21,7 +21,7 @@ from adr.worker.jobuser import JobUser
 from adr.worker.tree import OPEN, open_tree, opened
 from adr.worker.workspace import Changes
 
-__all__ = ["is_unused", "stage"]
+__all__ = ["stage"]
 
 #: Where a file lies in the folder of staged ones while it is copied.
 _SHARED = "shared"
@@ -159,16 +159,6 @@ def _is_open(path: Path) -> bool:
         # A file system without leases, or the file of another user.
         return False
     return False
-
-
-def is_unused(path: Path) -> bool:
-    """Tell whether nobody has a file open, as far as that can be known."""
-    try:
-        # The kernel grants a write lease only if nobody has.
-        _lease(path, fcntl.F_WRLCK)
-    except OSError:
-        return False
-    return True
 
 
 def _lease(path: Path, kind: int) -> None:

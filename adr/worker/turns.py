@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from adr.models import Lease
-from adr.worker.slot import Slot, Stop
+from adr.worker.slot import Slot
+from adr.worker.verdict import Stop
 from adr.workerinfo import SlotInfo
 
 __all__ = ["Turns"]

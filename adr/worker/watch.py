@@ -93,6 +93,11 @@ class Watch:
         self.close()
         return None
 
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether nothing is known any more."""
+        return self._fd < 0
+
     def close(self) -> None:
         """Watch no more; idempotent."""
         if self._fd >= 0:

@@ -2,8 +2,8 @@
 
 `Workspace.changes` tells what a job did to the directory, which is also what can be a result;
 `Workspace.restore` undoes it at the cost of what changed. `adr.worker.slot` calls both when
-no process of the job is left, so nothing moves underneath. `cache_contents` and
-`restore_contents` do the same across processes.
+no process of the job is left, so nothing moves underneath. `adr.worker.contents` does the same
+across processes.
 
 Only what `adr.worker.watch` names is looked at, and the whole directory where it does not
 know. A file counts as changed where its size, times or inode differ; contents are never
@@ -12,18 +12,16 @@ read. Not looked at: times of directories, owners, access lists.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from adr.errors import AdrError, UsageError
+from adr.errors import AdrError
 from adr.worker.baseline import Baseline, Names
 from adr.worker.tree import (
     LISTED,
@@ -38,11 +36,8 @@ from adr.worker.tree import (
 )
 from adr.worker.watch import Watch
 
-__all__ = ["Changes", "Workspace", "cache_contents", "restore_contents"]
+__all__ = ["Changes", "Workspace"]
 
-_log = logging.getLogger(__name__)
-
-_CACHE_SCHEMA = 1
 # The clock of file times, for which Python has no name, and the longest wait for its tick.
 _CLOCK_REALTIME_COARSE = 5
 _TICK_S = 0.05
@@ -96,7 +91,8 @@ class Workspace:
         self._restore = restore
         self._rights = rights
         self._names = Names() if names is None else names
-        self._baseline = Baseline(self._names)
+        #: What `restore` goes back to, by name; ``""`` is the directory itself.
+        self.baseline = Baseline(self._names)
         #: Permissions of the directories that their owner may not change; None: not sought yet.
         self._closed: dict[str, int] | None = None
         self._watch: Watch | None = None
@@ -113,7 +109,7 @@ class Workspace:
                     baseline[path] = entry
                     newest_ns = max(newest_ns, entry.ctime_ns)
                 set_modes(root, {**forced, "": baseline[""].permissions})
-            self._baseline, self._closed = baseline, None
+            self.baseline, self._closed = baseline, None
             self._watch_anew()
         _outlast(newest_ns)
 
@@ -147,7 +143,7 @@ class Workspace:
                     link = stat.S_ISLNK(status.st_mode)
                     entry = Entry.of(status, os.readlink(base, dir_fd=fd) if link else "")
                 self._compare(changes, seen, path, entry)
-        changes.removed.extend(sorted((touched & self._baseline.keys()) - seen))
+        changes.removed.extend(sorted((touched & self.baseline.keys()) - seen))
         return changes
 
     def _all_changes(self) -> Changes:
@@ -165,8 +161,8 @@ class Workspace:
                 for path, entry in walk(root, forced):
                     self._compare(changes, seen, path, entry)
             changes.altered.extend(sorted(forced.keys() & seen - set(changes.altered)))
-        if len(seen) != len(self._baseline):
-            changes.removed.extend(sorted(self._baseline.keys() - seen))
+        if len(seen) != len(self.baseline):
+            changes.removed.extend(sorted(self.baseline.keys() - seen))
         return changes
 
     def restore(self, changes: Changes) -> None:
@@ -180,6 +176,8 @@ class Workspace:
             If that is not possible (a full disk, an immutable file, an original that cannot
             be had again). The directory is then of no use; unpack it anew.
         """
+        if self._watch and not self._watch.is_lost and changes == Changes():
+            return
         with self._rights():
             try:
                 if changes != Changes():
@@ -189,28 +187,33 @@ class Workspace:
                 if self._watch is None or self._watch.touched() is None:
                     self._watch_anew()
 
+    def close(self) -> None:
+        """Watch the directory no more, which is to be removed; idempotent."""
+        if self._watch:
+            self._watch.close()
+
     def _watch_anew(self) -> None:
-        self._watch = Watch(self.directory, (name for name, _ in self._baseline.folders()))
+        self._watch = Watch(self.directory, (name for name, _ in self.baseline.folders()))
 
     def _undo(self, changes: Changes) -> None:
         if "" in changes.removed:
             remove_tree(self.directory)
             self.directory.mkdir(OPEN)
-        altered_files = [name for name in changes.altered if not self._baseline[name].is_dir]
+        altered_files = [name for name in changes.altered if not self.baseline[name].is_dir]
         replaced = [*changes.changed, *altered_files]
         missing = {*changes.removed, *replaced}
         if self._closed is None:
             # Once, not at every restoring: there may be many entries, and few of these.
             self._closed = {
                 name: entry.permissions
-                for name, entry in self._baseline.folders()
+                for name, entry in self.baseline.folders()
                 if entry.permissions & OPEN != OPEN
             }
         # Directories that were closed, before or by the job, stay open while this goes on.
         modes = self._closed | {
-            name: self._baseline[name].permissions
+            name: self.baseline[name].permissions
             for name in changes.altered
-            if self._baseline[name].is_dir
+            if self.baseline[name].is_dir
         }
         with open_tree(self.directory) as root:
             opening = {name: mode | OPEN for name, mode in modes.items() if name not in missing}
@@ -219,14 +222,14 @@ class Workspace:
             # Sorted, a directory comes before what it holds.
             for name in sorted(missing):
                 self._bring_back(root, name)
-                if self._baseline[name].is_dir:
-                    modes[name] = self._baseline[name].permissions
+                if self.baseline[name].is_dir:
+                    modes[name] = self.baseline[name].permissions
             set_modes(root, modes)
-        _outlast(max((self._baseline[name].ctime_ns for name in missing), default=0))
+        _outlast(max((self.baseline[name].ctime_ns for name in missing), default=0))
 
     def _compare(self, changes: Changes, seen: set[str], path: str, entry: Entry) -> None:
         """Enter one name of the directory into `changes` and, unless it is gone, `seen`."""
-        old = self._baseline.get(path)
+        old = self.baseline.get(path)
         if old == entry:
             seen.add(path)
             return
@@ -249,7 +252,7 @@ class Workspace:
             self._note_made(changes, path)
 
     def _note_made(self, changes: Changes, path: str) -> None:
-        folder = self._baseline.get(path.rpartition("/")[0])
+        folder = self.baseline.get(path.rpartition("/")[0])
         if folder is not None and folder.is_dir:
             changes.made.append(path)
 
@@ -263,7 +266,7 @@ class Workspace:
 
     def _bring_back(self, root: int, name: str) -> None:
         """Make an original that is missing."""
-        old = self._baseline[name]
+        old = self.baseline[name]
         folder, _, base = name.rpartition("/")
         if old.is_dir:
             if name:
@@ -279,149 +282,7 @@ class Workspace:
                 new = Entry.of(os.stat(base, dir_fd=fd, follow_symlinks=False))
             if (new.mode, new.size) != (old.mode, old.size):
                 raise AdrError(f"what was put back as {name} in {self.directory} differs from it")
-            self._baseline[name] = new
-
-
-def cache_contents(
-    path: str | os.PathLike[str], *, cache_path: str | os.PathLike[str] | None = None
-) -> str:
-    """Cache current contents of directory.
-
-    Traverses a given directory and registers all contents in a hidden cache file.
-
-    Parameters
-    ----------
-    path : str
-        Path for which the contents need to be cached.
-    cache_path : str, optional
-        Cache file. By default ``.<name>.contents`` beside the directory, where what runs in
-        the directory does not see it.
-
-    Returns
-    -------
-    str
-        Cache filename.
-
-    Raises
-    ------
-    UsageError
-        If there is no such directory, or the cache file would lie within it.
-
-    See Also
-    --------
-    restore_contents
-    """
-    directory, cache = _places(path, cache_path)
-    if not directory.is_dir():
-        raise UsageError(f"cannot cache the contents of {directory}: it is not a directory")
-    workspace = Workspace(directory, _cannot)
-    workspace.snapshot()
-    _write_cache(cache, workspace)
-    return str(cache)
-
-
-def restore_contents(
-    path: str | os.PathLike[str],
-    *,
-    cache_path: str | os.PathLike[str] | None = None,
-    restore: Callable[[str], None] | None = None,
-) -> None:
-    """Restore contents of directory based on cache file.
-
-    Compares the current contents of a directory with the previously cached contents of that
-    directory and removes any files and directories that have been added. Directories, links
-    and permissions are put back as well.
-
-    Parameters
-    ----------
-    path : str
-        Path for which the contents need to be restored.
-    cache_path : str, optional
-        Cache file, if another than by default.
-    restore : callable, optional
-        Puts the original file of a relative name back, where nothing is. Without it, files
-        that were changed or removed are left as they are, with a warning in the log.
-
-    Raises
-    ------
-    UsageError
-        If there is no cache file, or it is not one of ours.
-
-    See Also
-    --------
-    cache_contents
-    """
-    directory, cache = _places(path, cache_path)
-    workspace = Workspace(directory, restore or _cannot)
-    workspace._baseline = _read_cache(cache)
-    changes = workspace.changes()
-    if changes != Changes():
-        workspace.restore(changes if restore else _without_contents(workspace, changes))
-        _write_cache(cache, workspace)
-
-
-def _without_contents(workspace: Workspace, changes: Changes) -> Changes:
-    """Leave out what only the original contents of files can undo."""
-    baseline = workspace._baseline
-
-    def rest(names: list[str]) -> list[str]:
-        return [name for name in names if baseline[name].is_dir or baseline[name].is_link]
-
-    kept = replace(
-        changes,
-        changed=rest(changes.changed),
-        removed=rest(changes.removed),
-        altered=rest(changes.altered),
-    )
-    for name in [*changes.changed, *changes.removed]:
-        if name not in kept.changed and name not in kept.removed:
-            _log.warning("%s in %s was changed or removed", name, workspace.directory)
-    for name in changes.altered:
-        if name not in kept.altered:
-            file = os.path.join(workspace.directory, name)
-            os.chmod(file, baseline[name].permissions)
-            baseline[name] = Entry.of(os.lstat(file))
-    return kept
-
-
-def _cannot(name: str) -> None:
-    raise AdrError(f"there is nothing to restore {name} from")
-
-
-def _places(
-    path: str | os.PathLike[str], cache_path: str | os.PathLike[str] | None
-) -> tuple[Path, Path]:
-    directory = Path(os.path.realpath(path))
-    if cache_path is None:
-        return directory, directory.with_name(f".{directory.name}.contents")
-    cache = Path(os.path.realpath(cache_path))
-    if directory in cache.parents:
-        raise UsageError(f"the cache file {cache} lies within {directory}: name one outside of it")
-    return directory, cache
-
-
-def _write_cache(cache: Path, workspace: Workspace) -> None:
-    beside = cache.with_name(f"{cache.name}.{os.getpid()}")
-    text = json.dumps({"schema": _CACHE_SCHEMA, "entries": dict(workspace._baseline)})
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-    beside.replace(cache)
-
-
-def _read_cache(cache: Path) -> Baseline:
-    try:
-        data = json.loads(cache.read_text("ascii"))
-        if data["schema"] == _CACHE_SCHEMA:
-            baseline = Baseline()
-            for name, values in data["entries"].items():
-                baseline[name] = Entry(*values)
-            return baseline
-    except FileNotFoundError:
-        raise UsageError(f"there is no {cache}: call cache_contents first") from None
-    except (ValueError, LookupError, TypeError):
-        pass
-    raise UsageError(f"{cache} was not written by this cache_contents: call it anew")
+            self.baseline[name] = new
 
 
 def _differs_by_chmod(old: Entry, new: Entry) -> bool:

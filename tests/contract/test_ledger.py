@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Protocol
 
 import pytest
@@ -22,7 +23,7 @@ from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
 from adr.ledgers.sqlite import SqliteLedger
 from adr.ledgers.sqs import MessageQueue
-from adr.models import Depth, Job, JobState
+from adr.models import Depth, Job, JobState, Lease
 from adr.roster import Roster, WorkerLocks
 from adr.runner import open_runner
 from adr.stores.s3 import S3Store
@@ -620,6 +621,19 @@ class TestCompetition:
 
         assert Counter(job.index for job in run) == Counter(range(1, 61))
         assert Counter(r.index for r in ledger.records([BATCH])) == Counter(range(1, 61))
+
+
+def test_who_waits_at_a_local_ledger_hears_that_the_last_job_is_settled(tmp_path: Path) -> None:
+    ledger = LocalBackend(tmp_path).worker("a")
+    ledger.send(some_jobs(2))
+    first, second = ledger.receive(2, 5)
+    heard: SimpleQueue[list[Lease]] = SimpleQueue()
+    threading.Thread(target=lambda: heard.put(ledger.receive(1, 1000)), daemon=True).start()
+
+    ledger.settle([outcome_of(first)])
+    ledger.settle([outcome_of(second)])
+
+    assert heard.get(timeout=60) == []
 
 
 class TestTheEnd:

@@ -96,7 +96,7 @@ BACKENDS = {
         "ledgers.holds",
         "ledgers.pasts",
     },
-    "ledgers.sqlite": set(),
+    "ledgers.sqlite": {"ledgers.database"},
     "stores.s3": {"stores.files", "stores.s3parts", "stores.s3wire"},
     "stores.directory": {"stores.files"},
 }

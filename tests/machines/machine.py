@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from adr.worker.launcher_child import processes
+from adr.worker.descendants import processes
 from tests.network import NetworkHost
 from tests.servers import require
 

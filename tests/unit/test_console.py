@@ -872,6 +872,17 @@ def test_destroy_asks_on_a_terminal(core, monkeypatch, capsys, answer, status):
 # Running and queueing
 
 
+def test_what_is_left_is_not_looked_through_as_python_ends():
+    script = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "from adr.console import main\n"
+        "main(['--version'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["True"]
+
+
 def test_a_run_without_failures_exits_0(core, capsys):
     core.ran.skipped, core.ran.kept = 12, 1
     assert main(["run", "--to=out", "a"]) == 0

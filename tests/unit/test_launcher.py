@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from adr.worker.launcher import Ending, Launcher
+from tests.unit.workers import launchers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
 
@@ -131,6 +132,18 @@ def test_the_log_is_emptied_at_the_start(bench: Bench) -> None:
     assert bench.output == "second\n"
 
 
+def test_what_a_job_has_put_in_place_of_its_log_is_not_written_to(bench: Bench) -> None:
+    other = bench.directory / "other"
+    other.write_text("mine")
+
+    for trick in (f"ln -sf {other} {bench.log}", f"rm {bench.log}; mkfifo {bench.log}"):
+        bench.run(trick)
+        assert bench.run("echo next").exit_code == 0
+        assert bench.output == "next\n"
+
+    assert other.read_text() == "mine"
+
+
 def test_one_process_starts_all_jobs(bench: Bench) -> None:
     parents = set()
     for _ in range(20):
@@ -138,6 +151,19 @@ def test_one_process_starts_all_jobs(bench: Bench) -> None:
         parents.add(bench.output)
 
     assert len(parents) == 1
+
+
+def test_a_process_that_was_started_ahead_runs_the_first_job(bench: Bench) -> None:
+    bench.launcher.start()
+    bench.launcher.start()
+    assert launchers() == 1
+
+    assert bench.run("exit 6").exit_code == 6
+
+    assert launchers() == 1
+    bench.launcher.close()
+    bench.launcher.start()
+    assert launchers() == 0
 
 
 def test_a_job_finds_a_clean_process(bench: Bench) -> None:

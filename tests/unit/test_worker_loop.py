@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections import Counter
@@ -16,7 +15,7 @@ from adr.errors import AdrError, RunnerGone, Unavailable
 from adr.models import Lease, Outcome
 from adr.worker import leases
 from adr.worker.slot import Limits
-from tests.unit.workers import Disk, Site, Through
+from tests.unit.workers import Disk, Site, Through, launchers
 
 
 @pytest.fixture
@@ -235,17 +234,3 @@ def test_a_worker_leaves_a_destroyed_runner_without_a_word_of_its_jobs(
     # then it has left by itself, and promises nothing
     assert report.succeeded == 0
     assert "run again" not in caplog.text
-
-
-def launchers() -> int:
-    """Count the launcher processes of this process."""
-    count = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            count += parent == os.getpid() and b"launcher_child" in (
-                path.with_name("cmdline").read_bytes()
-            )
-        except OSError:
-            continue
-    return count

@@ -19,8 +19,9 @@ from adr.bundle import restore_member, unpack_bundle, write_bundle
 from adr.errors import AdrError, UsageError
 from adr.members import Member
 from adr.worker.baseline import Baseline, Names
+from adr.worker.contents import cache_contents, restore_contents
 from adr.worker.tree import Entry
-from adr.worker.workspace import Changes, Workspace, cache_contents, restore_contents
+from adr.worker.workspace import Changes, Workspace
 
 ODD = os.fsdecode(b"odd \xff\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Sequence
@@ -27,6 +28,20 @@ def queue_jobs(runner: str, folder: Path, command: str, jobs: int, **options: An
         path.write_text(f"{folder.name} {number}\n")
         files.append(path)
     return adr.queue(runner, files, command=f"{command}\n: {{}}", **options)
+
+
+def launchers() -> int:
+    """Count the launcher processes of this process."""
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            count += parent == os.getpid() and b"launcher_child" in (
+                path.with_name("cmdline").read_bytes()
+            )
+        except OSError:
+            continue
+    return count
 
 
 class Disk:
