@@ -234,7 +234,7 @@ class Survey:
             # So one more begins, about, while one reads; the first after about as long. There is
             # no bound: whose turn would be in days leaves by what the queue says in a minute.
             readers = self._runner.roster.about() if reading_s > _QUICK_S else 1
-            longest_s = reading_s * readers
+            longest_s = reading_s * max(1, readers)
             if longest_s < _SHORTEST_SPREAD_S:
                 return True
             self._read_at[batch] = time.monotonic() + random.uniform(0, longest_s)
