@@ -63,7 +63,7 @@ class Crew:
         outbox: Outbox,
         policy: Policy,
         ending: Ending,
-        on_gone: Callable[[], None],
+        on_gone: Callable[[RunnerGone], None],
     ) -> None:
         #: How many slots work; fewer once the disk has turned out to be too small.
         self.size = size
@@ -122,8 +122,8 @@ class Crew:
             retire = False
             try:
                 retire = self._run(slot, lease, staging)
-            except RunnerGone:
-                self._on_gone()
+            except RunnerGone as error:
+                self._on_gone(error)
                 return
             except FolderGone as error:
                 _log.warning("%s", error)

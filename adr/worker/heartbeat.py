@@ -50,7 +50,7 @@ class Heartbeat:
         runner: Runner,
         info: Callable[[], WorkerInfo],
         obey: Callable[[Orders], None],
-        on_gone: Callable[[], None],
+        on_gone: Callable[[RunnerGone], None],
         alive: Path | None = None,
     ) -> None:
         self._runner = runner
@@ -92,8 +92,8 @@ class Heartbeat:
             for duty in duties:
                 try:
                     duty()
-                except RunnerGone:
-                    self._on_gone()
+                except RunnerGone as error:
+                    self._on_gone(error)
                 except AdrError as error:
                     self.is_heard = False
                     _log.warning("%s", error)

@@ -48,7 +48,7 @@ class LeaseKeeper:
         turns: Turns,
         waiting: Callable[[], Iterable[Lease]],
         on_stale: Callable[[], None],
-        on_gone: Callable[[], None],
+        on_gone: Callable[[RunnerGone], None],
     ) -> None:
         self._ledger = ledger
         self._turns = turns
@@ -94,8 +94,8 @@ class LeaseKeeper:
                         if lease.attempt not in kept:
                             self._turns.lose(lease)
                 self._release_again()
-            except RunnerGone:
-                self._on_gone()
+            except RunnerGone as error:
+                self._on_gone(error)
             except AdrError as error:
                 _log.warning("could not hold on to leases, or give some back: %s", error)
                 ending.over.wait(_AFTER_TROUBLE_S)

@@ -263,8 +263,11 @@ class Worker:
         """
         self._ending.drop()
 
-    def _leave(self) -> None:
+    def _leave(self, error: RunnerGone | None = None) -> None:
         """End because the runner is gone: drop everything and write nothing more."""
+        if error is not None and not self._ending.gone:
+            # Whoever of all threads comes upon it first.
+            _log.warning("%s", error)
         self._ending.gone = True
         self._following.close(gone=True)
         self._outbox.abandon()
@@ -317,8 +320,7 @@ class Worker:
                         ending.set()
                 pause_s = _TICK_S
             except RunnerGone as error:
-                _log.warning("%s", error)
-                self._leave()
+                self._leave(error)
                 return
             except Exception as error:
                 if self._is_shut_out():

@@ -61,7 +61,7 @@ class Outbox:
         runner: Runner,
         on_settled: Callable[[JobRecord], None],
         is_idle: Callable[[], bool],
-        on_gone: Callable[[], None],
+        on_gone: Callable[[RunnerGone], None],
     ) -> None:
         self._runner = runner
         self._on_settled = on_settled
@@ -247,9 +247,9 @@ class Outbox:
             for _ in group:
                 self._room.release()
             return
-        except RunnerGone:
+        except RunnerGone as error:
             self.abandon()
-            self._on_gone()
+            self._on_gone(error)
             settled = False
         except Exception:
             _log.exception("%d outcomes could not be recorded: their jobs run again", len(group))

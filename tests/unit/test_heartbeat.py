@@ -46,7 +46,7 @@ def test_orders_are_read_while_no_heartbeat_can_be_written(
         if orders.paused and roster.beats > 1:
             heard.set()
 
-    beating = Heartbeat(runner, lambda: info, obey, lambda: None)
+    beating = Heartbeat(runner, lambda: info, obey, lambda error: None)
     beating.begin()
     # then it is known to live, though it has leased nothing
     assert [each.worker for each in made.roster.alive()] == ["ab"]
