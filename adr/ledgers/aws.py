@@ -17,7 +17,6 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +29,7 @@ from adr.ledgers.base import DeadLetter, lost_too_often
 from adr.ledgers.cards import Card, Cards
 from adr.ledgers.deadletters import count_dead, look_at_dead, revive
 from adr.ledgers.journal import Journal, JournalReader
+from adr.ledgers.settled import Settled
 from adr.ledgers.sqs import Message, MessageQueue
 from adr.models import Depth, Job, JobId, JobRecord, Lease, Outcome, new_id
 from adr.objectcache import ObjectCache
@@ -47,7 +47,6 @@ CARD_AFTER_S = 600.0
 #: SQS hides a message at most this long after its receipt.
 CEILING_S = 12 * 3600.0
 
-_REMEMBERED = 100_000
 #: A message that comes back again and again while its holder lives is hidden for longer each
 #: time, up to so many visibility timeouts: receives are counted, and a limit of them ends it.
 _LONGEST_HIDING = 12
@@ -122,7 +121,7 @@ class AwsLedger:
         self._holds: dict[str, _Hold] = {}
         self._held: dict[JobId, str] = {}
         #: Jobs that were settled here lately, with their attempts.
-        self._settled: OrderedDict[JobId, str] = OrderedDict()
+        self._settled = Settled()
 
     def create(self) -> None:
         """Make the queue and its dead-letter queue; idempotent."""
@@ -252,7 +251,7 @@ class AwsLedger:
             lease = outcome.lease
             hold = self._holds.get(lease.attempt)
             if hold is None:
-                if self._settled.get(lease.job.id) != lease.attempt:
+                if self._settled.attempt_of(lease.job.id) != lease.attempt:
                     fresh.append(outcome.marked_late().record)
             elif hold.recorded:
                 settled.append(hold)
@@ -446,9 +445,7 @@ class AwsLedger:
             if self._held.get(lease.job.id) == lease.attempt:
                 del self._held[lease.job.id]
             if settled:
-                self._settled[lease.job.id] = lease.attempt
-                if len(self._settled) > _REMEMBERED:
-                    self._settled.popitem(last=False)
+                self._settled.add(lease.job.id, lease.attempt)
 
     def _write_card(self, hold: _Hold) -> bool:
         """Make this worker the holder on the card, unless another living one is."""

@@ -100,6 +100,7 @@ BACKENDS = {
         "ledgers.cards",
         "ledgers.deadletters",
         "ledgers.decisions",
+        "ledgers.settled",
     },
     "ledgers.sqlite": set(),
     "stores.s3": {"stores.files", "stores.s3parts", "stores.s3wire"},
