@@ -15,15 +15,15 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from adr.contents import digests
 from adr.errors import UsageError
 from adr.joblimits import JobLimits
 from adr.manifest import compact_json
-from adr.members import Member, choose, read_member
+from adr.members import Member, choose
 from adr.models import SCHEMA, Job
 from adr.progress import SILENT, Progress
 from adr.templates import expand, labels
@@ -40,8 +40,6 @@ FilePath = str | os.PathLike[str]
 _LARGEST_BYTES = 1 << 30
 _MOST_OTHER_FILES = 10_000
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HASHERS = 4
-_FILES_PER_TASK = 64
 
 
 def find_root(files: Sequence[FilePath]) -> str:
@@ -149,7 +147,7 @@ class BatchPlan:
         # Of inputs alone, of which there may be very many.
         contents = dict.fromkeys((name for job in self.jobs for name in self._own(job)), b"")
         shared = hashlib.sha256()
-        for member, content in _contents(self.root, self.files, progress):
+        for member, content in digests(self.root, self.files, progress):
             if member.name in contents:
                 contents[member.name] = content
             else:
@@ -343,33 +341,6 @@ def _checked_env(
         if "\0" in value:
             raise UsageError(f"the environment variable {name} cannot hold a NUL character")
     return tuple(sorted(variables.items()))
-
-
-def _contents(
-    root: Path, files: Sequence[Member], progress: Progress
-) -> Iterator[tuple[Member, bytes]]:
-    """Yield each file with the SHA-256 of its content, which a link has none of."""
-
-    def hashed(start: int) -> list[tuple[Member, bytes]]:
-        found = []
-        for member in files[start : start + _FILES_PER_TASK]:
-            if not stat.S_ISREG(member.mode):
-                found.append((member, b""))
-                continue
-            digest = hashlib.sha256()
-            for chunk in read_member(root, member):
-                digest.update(chunk)
-                progress.advance(len(chunk))
-            found.append((member, digest.digest()))
-        return found
-
-    progress.start("reading", sum(member.size_bytes for member in files), "bytes")
-    try:
-        with ThreadPoolExecutor(_HASHERS) as pool:
-            for found in pool.map(hashed, range(0, len(files), _FILES_PER_TASK)):
-                yield from found
-    finally:
-        progress.finish()
 
 
 def _fingerprint(job: Job, content: str, common: str) -> str:

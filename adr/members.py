@@ -21,12 +21,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from adr.errors import AdrError, UsageError
+from adr.errors import UsageError
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
-__all__ = ["DEFAULT_EXCLUDES", "IGNORE_FILE", "Choice", "Member", "choose", "read_member"]
+__all__ = ["DEFAULT_EXCLUDES", "IGNORE_FILE", "Choice", "Member", "choose", "unreadable"]
 
 #: Endings of the files that are left out unless a rule takes them back.
 DEFAULT_EXCLUDES = (".log", ".nc", ".pyc")
@@ -48,8 +48,6 @@ _OF_RUNNERS = (
 )
 _WORKER = re.compile(r"adr-worker-[0-9a-f]{16}")
 _EFFECTIVE = os.access in os.supports_effective_ids
-
-_CHUNK_BYTES = 1 << 20
 
 #: Rules with the folder they are relative to, strongest first.
 _Rules = tuple[tuple[str, "GitIgnoreSpec"], ...]
@@ -114,43 +112,6 @@ def choose(
     chooser = _Chooser(root, inputs, avoid)
     chooser.walk((("", _spec(exclude, "the exclude patterns")),) if exclude else ())
     return chooser.choice()
-
-
-def read_member(root: str | os.PathLike[str], member: Member) -> Iterator[bytes]:
-    """Yield the content of a file, and make sure that it is the file that was chosen.
-
-    Raises
-    ------
-    UsageError
-        If it cannot be read.
-    AdrError
-        If it vanished or changed since it was chosen, or while it was read.
-    """
-    path = os.path.join(root, member.name)
-    try:
-        # A file may have become a pipe, whose opening would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            _check_unchanged(path, member, os.fstat(descriptor))
-            left = member.size_bytes
-            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-                left -= len(chunk)
-                yield chunk
-            _check_unchanged(path, member, os.fstat(descriptor))
-    except FileNotFoundError as error:
-        raise AdrError(
-            f"{path} vanished while the inputs were read: try again when nothing changes them"
-        ) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _check_unchanged(path: str, member: Member, status: os.stat_result) -> None:
-    now = (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
-    if now != (stat.S_IFMT(member.mode), member.size_bytes, member.mtime_ns):
-        raise AdrError(
-            f"{path} changed while the inputs were read: try again when nothing changes them"
-        )
 
 
 def _spec(lines: Iterable[str], where: str) -> GitIgnoreSpec:
@@ -226,7 +187,7 @@ class _Chooser:
             with os.scandir(self._path(folder)) as found:
                 yield from found
         except OSError as error:
-            raise _unreadable(self._path(folder), error) from error
+            raise unreadable(self._path(folder), error) from error
 
     def _take(self, name: str, base: str, status: os.stat_result, rules: _Rules) -> bool:
         """Take or leave out one entry, and tell whether it is a folder to be walked."""
@@ -276,7 +237,7 @@ class _Chooser:
                 self.folders[folder] = Member(folder, about.st_mode, about.st_mtime_ns)
                 folder = os.path.dirname(folder)
         except OSError as error:
-            raise _unreadable(self._path(name), error) from error
+            raise unreadable(self._path(name), error) from error
         if is_link:
             self._add_link(name, status)
         else:
@@ -284,7 +245,7 @@ class _Chooser:
 
     def _add_file(self, name: str, status: os.stat_result) -> None:
         if not os.access(self._path(name), os.R_OK, effective_ids=_EFFECTIVE):
-            raise _unreadable(self._path(name), PermissionError(0, "permission denied"))
+            raise unreadable(self._path(name), PermissionError(0, "permission denied"))
         mode = self.modes.setdefault(status.st_mode, status.st_mode)
         self.files.append(Member(name, mode, status.st_mtime_ns, status.st_size))
 
@@ -370,7 +331,7 @@ class _Chooser:
             with open(path, "rb") as file:
                 lines = [line.rstrip("\r") for line in os.fsdecode(file.read()).split("\n")]
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         return (folder + "/" if folder else "", _spec(lines, f"the patterns in {path}"))
 
     def _identify(self, avoid: Iterable[str]) -> set[tuple[int, int]]:
@@ -415,7 +376,8 @@ def _excluded(name: str, is_folder: bool, rules: _Rules) -> bool:
     return not is_folder and name.endswith(DEFAULT_EXCLUDES)
 
 
-def _unreadable(path: str, error: OSError) -> UsageError:
+def unreadable(path: str, error: OSError) -> UsageError:
+    """Return what to raise where a file or folder cannot be read."""
     return UsageError(
         f"cannot read {path}: {error.strerror}; make it readable or leave it out with --exclude"
     )

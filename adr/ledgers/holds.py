@@ -16,20 +16,18 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from adr.clock import boot_time
 from adr.ledgers.cards import Card
+from adr.ledgers.settled import Settled
 from adr.ledgers.sqs import Message, MessageQueue
 from adr.models import Job, JobId, Lease, new_id
 
 __all__ = ["Hold", "Holds", "Known"]
 
 _log = logging.getLogger(__name__)
-
-_REMEMBERED = 100_000
 
 
 @dataclass(eq=False)
@@ -88,7 +86,7 @@ class Holds:
         #: Those given up that could not be shown yet, by their attempts.
         self._aside: dict[str, Hold] = {}
         #: Jobs that were settled here lately, with their attempts.
-        self._settled: OrderedDict[JobId, str] = OrderedDict()
+        self._settled = Settled()
 
     def get(self, lease: Lease) -> Hold | None:
         """Return the hold behind a lease; None where it is held no more."""
@@ -104,7 +102,7 @@ class Holds:
 
     def is_settled(self, lease: Lease) -> bool:
         """Tell whether an attempt was settled here lately."""
-        return self._settled.get(lease.job.id) == lease.attempt
+        return self._settled.attempt_of(lease.job.id) == lease.attempt
 
     def meet(self, job: Job, message: Message, asked_at: float) -> Known:
         """Tell what a received message is; a newer receipt of one that is held prolongs that.
@@ -155,9 +153,7 @@ class Holds:
             if self._held.get(lease.job.id) == lease.attempt:
                 del self._held[lease.job.id]
             if settled:
-                self._settled[lease.job.id] = lease.attempt
-                if len(self._settled) > _REMEMBERED:
-                    self._settled.popitem(last=False)
+                self._settled.add(lease.job.id, lease.attempt)
 
     def give_up(self, leases: Iterable[Lease]) -> list[Hold]:
         """Hold these jobs no more, and return the holds, also those that were put aside."""

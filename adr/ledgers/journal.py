@@ -28,7 +28,8 @@ from adr.stores.base import ObjectInfo, ObjectStore
 __all__ = ["Journal", "JournalReader"]
 
 _PAGE_BYTES = 1 << 20
-_READERS = 16
+#: Enough to keep a core busy with parsing; each holds a page and what was read of it.
+_READERS = 8
 #: So many batches are appended to at a time; one that was longer ago begins a new object.
 _OPEN_PAGES = 16
 #: What was read of so many batches is kept, so that it need not be read again.

@@ -76,7 +76,8 @@ class Bundles:
         with self._guard:
             self._workspaces[batch] -= 1
             if self._workspaces[batch] <= 0:
-                del self._workspaces[batch], self._names[batch]
+                del self._workspaces[batch]
+                self._names.pop(batch, None)
                 self._path(batch).unlink(missing_ok=True)
                 forget_bundle()
 

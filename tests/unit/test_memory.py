@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from adr.batch import plan_batch
 from adr.keys import bundle_key
+from adr.ledgers.settled import Settled
 from adr.queueing import queue_batch
 from adr.runner import create_runner, open_runner
 from adr.stores.directory import DirectoryStore
@@ -150,3 +153,27 @@ def test_what_decides_many_jobs_is_read_one_by_one(tmp_path: Path) -> None:
 
     assert found == MANY
     assert used.most < 20
+
+
+def test_jobs_that_were_settled_are_remembered_in_few_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # given a worker that remembers as many as these, and no more
+    monkeypatch.setattr("adr.ledgers.settled._HALF", MANY)
+    settled = Settled()
+
+    # when it has settled them
+    with measured() as used:
+        for index in range(MANY):
+            settled.add((BATCH, index, 2), f"{index:016x}")
+
+    # then it knows them, and none else
+    assert used.kept < 170
+    assert settled.attempt_of((BATCH, 7, 2)) == f"{7:016x}"
+    assert (BATCH, 7, 1) not in settled
+    assert ("other", 7, 2) not in settled
+    # and forgets them once there are twice as many others
+    for index in range(2 * MANY):
+        settled.add(("other", index, 0), f"{index:016x}")
+    assert (BATCH, 7, 2) not in settled
+    assert ("other", 0, 0) in settled
