@@ -111,7 +111,7 @@ def test_a_worker_that_cannot_start_says_why(shell, runner):
     done = shell("launch", "-n2", runner, status=1)
     # then
     assert done.out == ""
-    first, second = done.err.splitlines()
+    first, second = sorted(done.err.splitlines())
     assert first.startswith("adr: could not launch local-1: it ended at once: cannot work in ")
     assert "local-2" in second
 

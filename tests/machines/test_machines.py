@@ -182,12 +182,13 @@ def test_a_worker_goes_on_after_stop_and_start_and_a_silent_one_is_ended(
 
     # when the worker hangs, then the machine ends, though the job would go on
     machine.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", "adr-worker.service")
-    machine.run("sed", "-i", "s/^SILENCE_S=.*/SILENCE_S=1/", "/usr/local/lib/adr/values")
     timer = "/run/systemd/system/adr-deadman.timer.d"
     often = r"mkdir -p $0 && printf '[Timer]\nOnUnitInactiveSec=2\n' >$0/often.conf"
     machine.run("sh", "-c", often, timer)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", "adr-deadman.timer")
+    # As the last step: from now on the machine may end at any moment.
+    machine.run("sed", "-i", "s/^SILENCE_S=.*/SILENCE_S=1/", "/usr/local/lib/adr/values")
     machine.wait_off(SOON_S)
     wait_for(lambda: state(name) == "terminated")
     gate.open("slow")
