@@ -13,6 +13,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Any
 
 from adr.documents import known_fields, reading
@@ -156,11 +157,14 @@ def manifest_bytes(
     }
     # The gzip module writes the time into its header, which zlib leaves at 0.
     packer = zlib.compressobj(_LEVEL, wbits=31)
-    packed = [packer.compress(compact_json(header) + b"\n")]
+    # Which gives away what it holds without a copy.
+    packed = BytesIO()
+    packed.write(packer.compress(compact_json(header) + b"\n"))
     for start in range(0, len(jobs), _LINES_PER_PIECE):
         lines = [job_text(job) for job in jobs[start : start + _LINES_PER_PIECE]]
-        packed.append(packer.compress("\n".join([*lines, ""]).encode("ascii")))
-    return b"".join([*packed, packer.flush()])
+        packed.write(packer.compress("\n".join([*lines, ""]).encode("ascii")))
+    packed.write(packer.flush())
+    return packed.getvalue()
 
 
 def read_manifest(body: bytes, key: str) -> Manifest:

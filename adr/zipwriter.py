@@ -96,7 +96,10 @@ class ZipWriter:
         self._threads = min(_MOST_THREADS, cores())
         self._pool = ThreadPoolExecutor(self._threads, "deflate")
         self._steps: deque[_Step] = deque()
+        # The table of contents, which is written last, waits as a third of what it is.
+        self._packer = zlib.compressobj(1)
         self._table = bytearray()
+        self._table_bytes = 0
         self._entries = 0
         #: How much was written.
         self.size_bytes = 0
@@ -166,9 +169,11 @@ class ZipWriter:
         """Write what waits, and the table of contents."""
         while self._steps:
             self._write_step()
-        start, size = self.size_bytes, len(self._table)
-        for at in range(0, size, PIECE_BYTES):
-            self._out(bytes(self._table[at : at + PIECE_BYTES]))
+        start, size = self.size_bytes, self._table_bytes
+        unpacker, packed = zlib.decompressobj(), bytes(self._table + self._packer.flush())
+        while not unpacker.eof:
+            self._out(unpacker.decompress(packed, PIECE_BYTES))
+            packed = unpacker.unconsumed_tail
         if self._entries >= _FULL_16 or size >= _FULL_32 or start >= _FULL_32:
             end = self.size_bytes
             self._out(
@@ -222,7 +227,9 @@ class ZipWriter:
             sizes = "<4sLQQ" if _is_large(entry) else "<4s3L"
             parts = (b"PK\7\10", entry.checksum, entry.packed_bytes, entry.size_bytes)
             self._out(struct.pack(sizes, *parts))
-        self._table += _table_line(entry, is_whole)
+        line = _table_line(entry, is_whole)
+        self._table += self._packer.compress(line)
+        self._table_bytes += len(line)
         self._entries += 1
 
     def _out(self, data: bytes) -> None:
