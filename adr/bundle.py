@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from adr.contents import read_member
+from adr.contents import are_small, read_member
 from adr.entries import EXTRA, EXTRA_HEAD, MOST_ENTRIES, Entries, Entry
 from adr.errors import AdrError, NotFound, UsageError
 from adr.members import Member
@@ -33,6 +33,7 @@ from adr.zipwriter import ZipWriter
 __all__ = [
     "Written",
     "forget_bundle",
+    "has_small_files",
     "restore_member",
     "stream_bundle",
     "unpack_bundle",
@@ -162,6 +163,19 @@ def unpacked_bytes(zip_path: str | os.PathLike[str]) -> int:
     """
     with _errors(zip_path, "read"):
         return _opened(zip_path).declared_bytes
+
+
+def has_small_files(zip_path: str | os.PathLike[str]) -> bool:
+    """Tell whether it takes longer to make the files of a bundle than to fill them.
+
+    Raises
+    ------
+    AdrError
+        As `unpacked_bytes`.
+    """
+    with _errors(zip_path, "read"):
+        entries = _opened(zip_path)
+        return are_small(len(entries), entries.declared_bytes)
 
 
 def unpack_bundle(zip_path: str | os.PathLike[str], target_dir: str | os.PathLike[str]) -> None:

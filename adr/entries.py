@@ -216,6 +216,10 @@ class Entries:
         if self.source >= 0:
             os.close(self.source)
 
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._hashes)
+
     def __iter__(self) -> Iterator[Entry]:
         """Read the entries in the order of the zip."""
         return map(Entry.of, lines(self.source, self._table))

@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
-from adr.bundle import forget_bundle, restore_member, unpack_bundle, unpacked_bytes
+from adr.bundle import forget_bundle, has_small_files, restore_member, unpack_bundle, unpacked_bytes
 from adr.errors import AdrError
 from adr.keys import bundle_key
 from adr.stores.base import ObjectStore
@@ -47,6 +47,8 @@ class Bundles:
         self._readable = user is not None
         self._rights = user.rights if user else nullcontext
         self._guard = threading.Lock()
+        #: Held while small files are written: side by side, threads would mostly wait for Python.
+        self._by_turns = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._workspaces: Counter[str] = Counter()
         #: Those in the workspaces of a batch.
@@ -84,12 +86,13 @@ class Bundles:
     def _unpacked(self, batch: str, target: Path, names: Names) -> Workspace:
         bundle = self._fetched(batch, target)
         self._check_room(unpacked_bytes(bundle), f"unpacking batch {batch}", target)
-        with self._rights():
-            unpack_bundle(bundle, target)
         workspace = Workspace(
             target, lambda name: restore_member(bundle, name, target), self._rights, names
         )
-        workspace.snapshot()
+        with self._by_turns if has_small_files(bundle) else nullcontext():
+            with self._rights():
+                unpack_bundle(bundle, target)
+            workspace.snapshot()
         return workspace
 
     def _check_room(self, size_bytes: int, purpose: str, target: Path) -> None:
