@@ -231,8 +231,7 @@ class Roster:
 
     def about(self) -> int:
         """Return how many workers live, about: of a thousand or more only a part is listed."""
-        some, parts = self._some()
-        is_silent = self._silence(some)
+        some, parts, is_silent = self._some()
         return parts * sum(not is_silent(entry) for entry in some)
 
     def heard_of(self) -> set[str]:
@@ -249,12 +248,17 @@ class Roster:
         every = self._locks is not None
         return (entry.key for entry in chain(first, entries) if every or not is_silent(entry))
 
-    def _some(self) -> tuple[list[ObjectInfo], int]:
-        """List heartbeats, and tell into how many parts all were divided to list one of them."""
-        listed = list(islice(self._store.list(LIVE), _PAGE))
-        if len(listed) < _PAGE:
-            return listed, 1
-        return list(islice(self._store.list(LIVE + random.choice(_SHARES)), _PAGE)), len(_SHARES)
+    def _some(self) -> tuple[list[ObjectInfo], int, Callable[[ObjectInfo], bool]]:
+        """List heartbeats, and tell into how many parts all were divided to list one of them.
+
+        The third tells which are of dead workers.
+        """
+        first = list(islice(self._store.list(LIVE), _PAGE))
+        if len(first) < _PAGE:
+            return first, 1, self._silence(first)
+        share = list(islice(self._store.list(LIVE + random.choice(_SHARES)), _PAGE))
+        # Few are in a share, and it may be that none of them lives and tells what time it is.
+        return share, len(_SHARES), self._silence([*first, *share])
 
     def _silence(self, listed: Sequence[ObjectInfo]) -> Callable[[ObjectInfo], bool]:
         """Return what tells whether a worker is dead, by heartbeats that were listed together."""
@@ -286,10 +290,10 @@ class Roster:
             self._locks.drop(worker)
 
     def _sweep(self, worker: str) -> None:
-        some, parts = self._some()
+        some, parts, is_silent = self._some()
         if random.uniform(0, parts * len(some)) > _SWEPT:
             return
-        silent = filter(self._silence(some), some)
+        silent = filter(is_silent, some)
         keys = [entry.key for entry in silent if entry.key != heartbeat_key(worker)]
         found = self._read(random.sample(keys, min(_SWEPT, len(keys))))
         old = [

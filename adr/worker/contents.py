@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,6 @@ def _read_cache(cache: Path) -> Baseline:
             return baseline
     except FileNotFoundError:
         raise UsageError(f"there is no {cache}: call cache_contents first") from None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error):
         pass
     raise UsageError(f"{cache} was not written by this cache_contents: call it anew")

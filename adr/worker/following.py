@@ -162,6 +162,11 @@ class Following:
         more = False
         for (order_id, attempt), stream in list(self._streams.items()):
             has_ended = attempt not in running
+            if not stream.sent_bytes and not os.fstat(stream.file.fileno()).st_nlink:
+                # The launcher has replaced it for this job, whose log is to be opened anew. Where
+                # it has ended as well, the record tells all, and how long it is not known here.
+                self._drop([(order_id, attempt)])
+                continue
             if order_id in fresh:
                 is_behind = self._send(stream, _LAST_PARTS if has_ended else _PARTS_A_TURN)
                 more = more or (is_behind and not has_ended)

@@ -83,23 +83,14 @@ class Heartbeat:
 
         But first clear away after other workers, for which nobody is to wait at the start.
         """
-        self._runner.roster.sweep(self._info().worker)
+        self._fulfil(self._sweep, over)
         # Workers that were started together are not to look together for ever.
         self._orders_at = time.monotonic() + random.uniform(0, self._runner.orders_s)
         # Each by itself: a worker that may only read is to obey all the same.
         duties = (self._read_orders, self._beat_if_due)
         while not over.wait(_TICK_S):
             for duty in duties:
-                try:
-                    duty()
-                except RunnerGone as error:
-                    self._on_gone(error)
-                except AdrError as error:
-                    self.is_heard = False
-                    _log.warning("%s", error)
-                    over.wait(_AFTER_TROUBLE_S)
-                except Exception:
-                    _log.exception("could not read the orders, or write the heartbeat")
+                self._fulfil(duty, over)
 
     def end(self, gone: bool) -> None:
         """Write the last one, or remove all where the runner is gone; raises nothing."""
@@ -111,6 +102,22 @@ class Heartbeat:
                 self._runner.roster.leave(info)
         except AdrError as error:
             _log.debug("the heartbeat stays behind: %s", error)
+
+    def _fulfil(self, duty: Callable[[], None], over: threading.Event) -> None:
+        """Do something; whatever comes of it, the thread goes on."""
+        try:
+            duty()
+        except RunnerGone as error:
+            self._on_gone(error)
+        except AdrError as error:
+            self.is_heard = False
+            _log.warning("%s", error)
+            over.wait(_AFTER_TROUBLE_S)
+        except Exception:
+            _log.exception("could not clear away, read the orders, or write the heartbeat")
+
+    def _sweep(self) -> None:
+        self._runner.roster.sweep(self._info().worker)
 
     def _read_orders(self) -> None:
         if time.monotonic() >= self._orders_at:

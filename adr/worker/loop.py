@@ -1,9 +1,9 @@
 """The worker: leases jobs, hands them to its slots, holds on to its leases, and ends well.
 
-Threads, each with one duty: ``receive`` leases, one thread per slot runs (`adr.worker.crew`),
-the outbox stores and settles, ``keep`` extends leases and gives back those that do not get
-their turn (`adr.worker.leases`), ``heart`` writes the heartbeat and reads the orders
-(`adr.worker.heartbeat`), ``follow`` shows the output of jobs that somebody follows
+Threads, each with one duty: ``receive`` leases (`adr.worker.receiver`), one thread per slot runs
+(`adr.worker.crew`), the outbox stores and settles, ``keep`` extends leases and gives back those
+that do not get their turn (`adr.worker.leases`), ``heart`` writes the heartbeat and reads the
+orders (`adr.worker.heartbeat`), ``follow`` shows the output of jobs that somebody follows
 (`adr.worker.following`), ``notice`` looks whether EC2 takes the machine away
 (`adr.worker.notice`), ``hurry`` bounds how long the end takes. The thread that calls `Worker.run`
 waits for the end, and ends jobs for which there is no time. What they share is small: the leases
@@ -24,7 +24,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from adr.errors import AdrError, RunnerGone, UsageError
+from adr.errors import RunnerGone, UsageError
 from adr.models import JobRecord
 from adr.orders import Orders, read_orders
 from adr.runner import Runner
@@ -42,6 +42,7 @@ from adr.worker.lifetime import Lifetime
 from adr.worker.outbox import Outbox
 from adr.worker.place import Place, cores
 from adr.worker.policy import Policy
+from adr.worker.receiver import Receiver
 from adr.worker.slot import Limits, Slot
 from adr.worker.turns import Turns
 from adr.workerinfo import WorkerInfo
@@ -52,8 +53,6 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 _LISTEN_S = 0.1
-_LOOK_S = 0.02
-_LONGEST_PAUSE_S = 30.0
 _PAUSED = "the runner is paused: nothing more begins until adr resume --runner=%s"
 
 
@@ -168,9 +167,18 @@ class Worker:
             runner.store, self._crew.logs, self._limits.log_bytes, runner.orders_s / 5
         )
         self._heartbeat = Heartbeat(runner, self._info, self._obey, self._leave, alive)
+        self._receiver = Receiver(
+            runner.ledger,
+            self._turns,
+            self._leases,
+            self._outbox,
+            self._policy,
+            self._crew,
+            self._ending,
+            lambda: self._heartbeat.is_heard,
+            self._leave,
+        )
         self._started_at = time.time()
-        #: Why it could lease nothing for so long that it has left.
-        self._refusal: Exception | None = None
         self.report = WorkerReport()
 
     @property
@@ -228,7 +236,7 @@ class Worker:
             _daemon("heart", self._heartbeat.go_on, ending.over),
             _daemon("hurry", self._hurry),
         ]
-        others = [receiver := _daemon("receive", self._receive_all)]
+        others = [receiver := _daemon("receive", self._receiver.receive)]
         if self._watch_notice:
             from adr.worker.notice import watch
 
@@ -252,8 +260,8 @@ class Worker:
         receiver.join(_TICK_S)
         self._heartbeat.end(ending.gone)
         self._place.remove()
-        if self._refusal is not None:
-            raise UsageError(f"no job could be leased: {self._refusal}") from self._refusal
+        if refusal := self._receiver.refusal:
+            raise UsageError(f"no job could be leased: {refusal}") from refusal
         return self.report
 
     def stop(self) -> None:
@@ -291,76 +299,6 @@ class Worker:
         reason = self._ending.reason
         if reason is not None:
             self._turns.stop(lambda _: True, reason, self._ending.term_s(reason))
-
-    def _receive_all(self) -> None:
-        pause_s = _TICK_S
-        ending = self._ending.begun
-        while not ending.is_set():
-            idle = self._turns.is_idle
-            wanted = self._policy.wanted(self._crew.size, *self._turns.load())
-            if wanted <= 0:
-                if idle and self._policy.is_used_up:
-                    ending.set()
-                else:
-                    self._turns.wait(_TICK_S)
-                continue
-            room_s = self._ending.lifetime.room_s(self._policy.usual_s)
-            patience_s = max(0.0, min(room_s, self._policy.patience_s(idle)))
-            soon = self._policy.is_soon_done(idle)
-            wait_s = 0 if soon else patience_s
-            try:
-                paused = self._crew.orders.paused
-                leases = [] if paused else self._runner.ledger.receive(wanted, wait_s)
-                if soon and not leases:
-                    self._await_idleness(patience_s)
-                if not leases and not ending.is_set():
-                    # The ledger knows of what has just been settled before the outbox does.
-                    idle = self._turns.is_idle and self._outbox.wait_until_empty(_LISTEN_S)
-                    if self._policy.is_finished(idle, paused):
-                        ending.set()
-                pause_s = _TICK_S
-            except RunnerGone as error:
-                self._leave(error)
-                return
-            except Exception as error:
-                if self._is_shut_out():
-                    self._refusal = error
-                    ending.set()
-                elif isinstance(error, AdrError):
-                    _log.warning("%s; trying again in %g s", error, pause_s)
-                    ending.wait(pause_s)
-                    pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
-                else:
-                    _log.exception("leasing failed; trying again in %.0f s", _LONGEST_PAUSE_S)
-                    ending.wait(_LONGEST_PAUSE_S)
-                continue
-            if ending.is_set() or self._crew.orders.paused or not self._turns.add(leases):
-                self._leases.release(leases)
-                leases = []
-            self._policy.leased(len(leases))
-            if paused:
-                self._await_resumption()
-
-    @property
-    def _is_idle(self) -> bool:
-        return self._turns.is_idle and self._outbox.is_empty
-
-    def _await_idleness(self, longest_s: float) -> None:
-        until = time.monotonic() + longest_s
-        while not (self._is_idle or self._ending.begun.wait(_LOOK_S)):
-            if time.monotonic() >= until:
-                return
-
-    def _await_resumption(self) -> None:
-        """Wait until the runner goes on, or it is time to ask again what is left to do."""
-        until = time.monotonic() + self._runner.ledger.poll_s
-        while self._crew.orders.paused and not self._ending.begun.wait(_TICK_S):
-            if time.monotonic() >= until:
-                return
-
-    def _is_shut_out(self) -> bool:
-        # Where the store cannot be used either, credentials may be renewed, or a service come back.
-        return self._policy.is_shut_out(self._is_idle and self._heartbeat.is_heard)
 
     def _settled(self, record: JobRecord) -> None:
         name = record.state.value

@@ -41,7 +41,7 @@ _MOST_STAY = 20
 class Policy:
     """Decide about leasing and leaving.
 
-    `ended` and `given_back` are for any thread, the others for one.
+    `ended`, `given_back` and `usual_s` are for any thread, the others for the one that leases.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -70,6 +71,14 @@ class Desk:
     def say(self, text: bytes) -> None:
         with self.log.open("ab") as file:
             file.write(text)
+
+    def is_open(self) -> bool:
+        """Tell whether this process has the log open."""
+        found = False
+        for each in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found = found or each.readlink() == self.log
+        return found
 
     def stored(self, order: str = "a1") -> dict[str, bytes]:
         """Return what is stored for an order, by its name."""
@@ -164,6 +173,35 @@ def test_the_end_is_told_whatever_becomes_of_the_file(
     assert b"".join(body for _, body in parts) == b"one" + rest
     assert all(len(body) <= MIB for _, body in parts)
     assert end == (f"cafe-{3 + 3 * MIB:012d}.end", b"")
+
+
+def test_a_log_that_is_replaced_before_the_job_begins_is_not_taken_for_its_own(
+    desk: Desk, wait_for: Callable[..., Any]
+) -> None:
+    # given what the last job has left, which is open to be followed when the launcher comes
+    desk.following.heed([desk.order()])
+    wait_for(desk.is_open)
+    # when that makes another one, since this one is in use
+    desk.log.unlink()
+    desk.say(b"one")
+    # then what the job writes is heard
+    wait_for(lambda: desk.heard() == b"one")
+    desk.end()
+    wait_for(lambda: list(desk.stored()) == [f"cafe-{0:012d}", f"cafe-{3:012d}.end"])
+
+
+def test_of_a_job_that_ends_before_its_log_is_found_the_record_tells_all(
+    desk: Desk, wait_for: Callable[..., Any]
+) -> None:
+    # given what the last job has left, which is open
+    desk.following.heed([desk.order()])
+    wait_for(desk.is_open)
+    # when it is replaced, and the job has ended at once
+    desk.log.unlink()
+    desk.end()
+    desk.following.close()
+    # then nobody is told that there was no output
+    assert desk.stored() == {}
 
 
 def test_of_a_flood_that_was_not_kept_up_with_the_record_has_the_rest(

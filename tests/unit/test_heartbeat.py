@@ -16,6 +16,13 @@ from adr.workerinfo import WorkerInfo
 from tests.unit.workers import Through
 
 
+class Broken(Through):
+    """A roster of which nothing can be cleared away."""
+
+    def sweep(self, worker: str) -> None:
+        raise PermissionError(f"{worker} is not to look at locks")
+
+
 class Refusing(Through):
     """A roster that takes one heartbeat and no more."""
 
@@ -60,6 +67,28 @@ def test_orders_are_read_while_no_heartbeat_can_be_written(
         assert not beating.is_heard
         # and what that one has left is cleared away
         assert made.roster.heard_of() == {"here"}
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_orders_are_read_where_nothing_can_be_cleared_away(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    # given a roster that fails in an unforeseen way when others are to be cleared away
+    monkeypatch.setattr(heartbeat, "_TICK_S", 0.01)
+    made = create_runner(local=True, directory=tmp_path / "runner")
+    runner = replace(made, roster=Broken(made.roster), orders_s=0.01)
+    heard, over = threading.Event(), threading.Event()
+    info = WorkerInfo("ab", "here", 1, 1, 0.0, "0")
+    beating = Heartbeat(runner, lambda: info, lambda orders: heard.set(), lambda error: None)
+    beating.begin()
+    # when
+    thread = threading.Thread(target=beating.go_on, args=(over,))
+    thread.start()
+    # then
+    try:
+        assert heard.wait(20)
     finally:
         over.set()
         thread.join()

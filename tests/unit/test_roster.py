@@ -336,6 +336,21 @@ class TestHeartbeats:
         assert store.listed == 1000
         assert len({*idle}) == 550 - 20
 
+    def test_of_very_many_dead_ones_none_is_counted(self, tmp_path: Path) -> None:
+        # given very many that died long ago, not all at once, and one that lives
+        store = Counting(tmp_path / "store")
+        store.create()
+        for number in range(1100):
+            key = heartbeat_key(f"{number % 256:02x}{number:04}")
+            store.write(key, b"{}")
+            os.utime(tmp_path / "store" / "objects" / key, (1.0 + number, 1.0 + number))
+        Roster(store).beat(info("00ff"))
+
+        # then each share of them has at most that one
+        counts = {Roster(store).about() for _ in range(20)}
+        assert 0 in counts
+        assert counts <= {0, 256}
+
     def test_idle_ones_are_read_only_as_far_as_they_are_asked_for(self, tmp_path: Path) -> None:
         # given workers of which every second one runs something, and one that was silent for long
         store = Counting(tmp_path / "store")

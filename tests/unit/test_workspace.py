@@ -507,7 +507,11 @@ class TestCachedContents:
     def test_bad_input_is_one_sentence(self, tmp_path: Path) -> None:
         directory = tmp_path / "work"
         directory.mkdir()
-        (tmp_path / ".work.contents").write_text('{"schema": 99}')
+        foreign = (
+            '{"schema": 99}',
+            '{"schema": 1, "entries": {"a": ["wide", 0, 0, 0, 0, ""]}}',
+            '{"schema": 1, "entries": []}',
+        )
 
         with pytest.raises(UsageError, match="is not a directory"):
             cache_contents(tmp_path / "gone")
@@ -515,8 +519,10 @@ class TestCachedContents:
             cache_contents(directory, cache_path=directory / "cache")
         with pytest.raises(UsageError, match="call cache_contents first"):
             restore_contents(tmp_path)
-        with pytest.raises(UsageError, match="was not written by"):
-            restore_contents(directory)
+        for text in foreign:
+            (tmp_path / ".work.contents").write_text(text)
+            with pytest.raises(UsageError, match="was not written by"):
+                restore_contents(directory)
 
 
 def test_a_workspace_unpacked_from_a_bundle_is_put_back_from_it(site: Site, tmp_path: Path) -> None:
