@@ -213,12 +213,13 @@ class AwsLedger:
                 hold.ended = True
             if boot_time() < lease.deadline:
                 shown[hold.handle] = hold
+        answered = set[str]()
         try:
-            refused = self._queue.hide(list(shown), min(delay_s, self._ceiling_s))
+            refused = self._queue.hide(list(shown), min(delay_s, self._ceiling_s), answered.update)
         except ServiceError:
             # Where only the answer was lost, another call may show what somebody else has by then.
             # Then their cards see to it that one of two begins.
-            self._holds.put_aside(shown.values())
+            self._holds.put_aside(hold for handle, hold in shown.items() if handle not in answered)
             raise
         # A handle from before the ceiling may be refused; the message then comes back by itself.
         for handle, reason in refused.items():

@@ -19,7 +19,7 @@ from adr.keys import card_key
 from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
 from adr.ledgers.sqs import MessageQueue
-from adr.models import SCHEMA, Job, JobState
+from adr.models import SCHEMA, Job, JobState, Lease
 from adr.roster import Roster
 from adr.stores.s3 import S3Store
 from adr.workerinfo import WorkerInfo
@@ -773,6 +773,29 @@ class TestTrouble:
         again = second.receive(10, 5)
         assert {lease.job.index: lease.failures for lease in again} == {1: 1, 2: 1}
         assert proxy.count("sqs.ChangeMessageVisibilityBatch") == 2
+
+    def test_another_release_shows_only_what_was_not_shown(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        # given a release by three calls, of which the first to come fails
+        first, second = place.worker("first"), place.worker("second")
+        first.send(some_jobs(30))
+        leases: list[Lease] = []
+        while len(leases) < 30:
+            leases += first.receive(10, 5)
+        refuse(proxy, "sqs.ChangeMessageVisibilityBatch", times=1)
+        with pytest.raises(ServiceError):
+            first.release(leases)
+        # and another worker that has what was shown
+        shown: list[Lease] = []
+        while len(shown) < 20:
+            shown += second.receive(10, 5)
+
+        first.release(leases)
+
+        assert proxy.count("sqs.ChangeMessageVisibilityBatch") == 4
+        left = second.receive(10, 5)
+        assert sorted(indexes(shown) + indexes(left)) == list(range(1, 31))
 
     def test_a_receive_that_failed_half_way_frees_its_jobs(
         self, place: Place, proxy: Proxy
