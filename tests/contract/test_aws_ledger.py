@@ -20,7 +20,7 @@ from adr.keys import card_key
 from adr.ledgers.aws import AwsLedger
 from adr.ledgers.base import Ledger
 from adr.ledgers.sqs import MessageQueue
-from adr.models import SCHEMA, Job, JobState, Lease
+from adr.models import SCHEMA, Job, JobState
 from adr.roster import Roster
 from adr.stores.s3 import S3Store
 from adr.workerinfo import WorkerInfo
@@ -782,10 +782,7 @@ class TestTrouble:
         first, second = place.worker("first"), place.worker("second")
         first.send(some_jobs(2))
         first.send([a_job(3), a_job(4)], again=True)
-        leases = []
-        while len(leases) < 4:
-            leases += first.receive(10, 5)
-        leases.sort(key=lambda lease: lease.job.index)
+        leases = first.receive(10, 5)
         assert len(first.start(leases)) == 4
         refused = refuse(proxy, "s3.PutObject", key="^_cards/.*[13]$")
         unheard = proxy.lose_answer("s3.PutObject", key="^_cards/.*[24]$")
@@ -798,9 +795,7 @@ class TestTrouble:
         first.release(leases, failed=True, note="no disk")
 
         # at once, and each has failed once
-        again: list[Lease] = []
-        while len(again) < 4:
-            again += second.receive(10, 5)
+        again = second.receive(10, 5)
         told = {each.job.index: (each.failures, each.lost, each.notes) for each in again}
         assert told == dict.fromkeys(range(1, 5), (1, 0, ("no disk",)))
         assert proxy.count("sqs.ChangeMessageVisibilityBatch") == 1
@@ -829,16 +824,12 @@ class TestTrouble:
         # given a release by three calls, of which the first to come fails
         first, second = place.worker("first"), place.worker("second")
         first.send(some_jobs(30))
-        leases: list[Lease] = []
-        while len(leases) < 30:
-            leases += first.receive(10, 5)
+        leases = [lease for _ in range(3) for lease in first.receive(10, 5)]
         refuse(proxy, "sqs.ChangeMessageVisibilityBatch", times=1)
         with pytest.raises(ServiceError):
             first.release(leases)
         # and another worker that has what was shown
-        shown: list[Lease] = []
-        while len(shown) < 20:
-            shown += second.receive(10, 5)
+        shown = [*second.receive(10, 5), *second.receive(10, 5)]
 
         first.release(leases)
 
