@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from adr.contents import digests
 from adr.errors import UsageError
+from adr.inputfiles import digests
 from adr.joblimits import JobLimits
 from adr.manifest import compact_json
 from adr.members import Member, choose

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from adr.contents import are_small, read_member
 from adr.entries import EXTRA, EXTRA_HEAD, MOST_ENTRIES, Entries, Entry
 from adr.errors import AdrError, NotFound, UsageError
+from adr.inputfiles import are_small, read_member
 from adr.members import Member
 from adr.models import new_id
 from adr.progress import SILENT, Progress

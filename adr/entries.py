@@ -19,13 +19,14 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from adr.ziptable import Line, line_at, lines, table_of
+from adr.ziptable import Line, extra_fields, line_at, lines, table_of
 
 __all__ = ["EXTRA", "EXTRA_HEAD", "MOST_ENTRIES", "Entries", "Entry"]
 
 #: Id of our extra field: time of change in nanoseconds, then the name where it is not UTF-8.
 EXTRA = 0x6461
 EXTRA_HEAD = struct.Struct("<HHq")
+_TIME = struct.Struct("<q")
 #: As many files, links and folders a bundle may hold.
 MOST_ENTRIES = 1_000_000
 
@@ -288,12 +289,9 @@ class Entries:
 
 
 def _our_extra(extra: bytes) -> tuple[int | None, bytes]:
-    while len(extra) >= 4:
-        kind, size = struct.unpack_from("<HH", extra)
-        if kind == EXTRA and 8 <= size <= len(extra) - 4:
-            _, _, mtime_ns = EXTRA_HEAD.unpack_from(extra)
-            return mtime_ns, extra[EXTRA_HEAD.size : 4 + size]
-        extra = extra[4 + size :]
+    for kind, content in extra_fields(extra):
+        if kind == EXTRA and len(content) >= _TIME.size:
+            return _TIME.unpack_from(content)[0], content[_TIME.size :]
     return None, b""
 
 

@@ -16,9 +16,10 @@ from adr.models import SCHEMA, Job
 
 __all__ = ["job_text"]
 
-_NAMES = [spec.name for spec in fields(Job)]
-#: What mostly is the same in all jobs of a batch.
-_SHARED = _NAMES[_NAMES.index("preprocessing") : _NAMES.index("fingerprint")]
+#: What each job of a batch has for itself.
+_OWN = {"batch", "index", "count", "label", "command", "input", "fingerprint"}
+#: All else mostly is the same in all jobs of a batch.
+_SHARED = [spec.name for spec in fields(Job) if spec.name not in _OWN]
 _shared_values = attrgetter(*_SHARED)
 
 

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Line", "Place", "line_at", "lines", "table_of"]
+__all__ = ["Line", "Place", "extra_fields", "line_at", "lines", "table_of"]
 
 #: The largest table of contents that is read.
 _TABLE_BYTES = 256 << 20
@@ -27,6 +27,7 @@ _END_64 = struct.Struct("<4s28x3Q")
 _END_64_MARK = b"PK\6\6"
 _LOCATOR_64_BYTES = 20
 _LOCATOR_64_MARK = b"PK\6\7"
+_FIELD = struct.Struct("<HH")
 #: Id of the extra field with what does not fit into 32 bits.
 _LARGE = 1
 _FULL_32 = 0xFFFFFFFF
@@ -126,6 +127,24 @@ def line_at(source: int, place: int) -> Line:
     return line
 
 
+def extra_fields(extra: bytes) -> list[tuple[int, bytes]]:
+    """Return the ids of the extra fields of an entry, and what is in them.
+
+    Raises
+    ------
+    zipfile.BadZipFile
+        If one says that it is longer than what is there.
+    """
+    fields = []
+    while len(extra) >= _FIELD.size:
+        kind, size = _FIELD.unpack_from(extra)
+        content, extra = extra[_FIELD.size : _FIELD.size + size], extra[_FIELD.size + size :]
+        if len(content) < size:
+            raise zipfile.BadZipFile("one of its extra fields ends early")
+        fields.append((kind, content))
+    return fields
+
+
 def _parsed(read: bytes, at: int, place: int) -> tuple[Line | None, int]:
     """Return the line that begins there, None where there is less of it; and how long it is."""
     if len(read) - at < _LINE.size:
@@ -152,12 +171,10 @@ def _parsed(read: bytes, at: int, place: int) -> tuple[Line | None, int]:
 
 def _large(extra: bytes, *numbers: int) -> list[int]:
     """Return the numbers, those that are full as the extra field has them."""
-    while len(extra) >= 4:
-        kind, size = struct.unpack_from("<HH", extra)
+    for kind, content in extra_fields(extra):
         if kind == _LARGE:
-            large = iter(struct.unpack_from(f"<{numbers.count(_FULL_32)}Q", extra, 4))
+            large = iter(struct.unpack_from(f"<{numbers.count(_FULL_32)}Q", content))
             return [next(large) if number == _FULL_32 else number for number in numbers]
-        extra = extra[4 + size :]
     return list(numbers)
 
 

@@ -34,6 +34,8 @@ except ImportError:
 PIECE_BYTES = 1 << 20
 #: Less is compressed at once, since handing it to a thread would take as long.
 _ALONE_BYTES = 64 << 10
+#: As much of the packed table of contents is unpacked at a time.
+_SLICE_BYTES = 32 << 10
 #: So much of the beginning of a large file tells whether it shrinks, and to which part it has to.
 _SAMPLE_BYTES = 64 << 10
 _SHRUNK = 0.95
@@ -170,10 +172,10 @@ class ZipWriter:
         while self._steps:
             self._write_step()
         start, size = self.size_bytes, self._table_bytes
-        unpacker, packed = zlib.decompressobj(), bytes(self._table + self._packer.flush())
-        while not unpacker.eof:
-            self._out(unpacker.decompress(packed, PIECE_BYTES))
-            packed = unpacker.unconsumed_tail
+        self._table += self._packer.flush()
+        unpacker, packed = zlib.decompressobj(), memoryview(self._table)
+        for first in range(0, len(packed), _SLICE_BYTES):
+            self._out(unpacker.decompress(packed[first : first + _SLICE_BYTES]))
         if self._entries >= _FULL_16 or size >= _FULL_32 or start >= _FULL_32:
             end = self.size_bytes
             self._out(

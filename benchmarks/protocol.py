@@ -21,7 +21,7 @@ from adr import orders, roster, runner, survey
 from adr.decisions import visible
 from adr.keys import manifest_key
 from adr.ledgers import aws, journal, sqs
-from adr.ledgers.decisions import PackedDecisions
+from adr.ledgers.packed import PackedDecisions
 from adr.manifest import job_ids, manifest_bytes, read_manifest
 from adr.worker import outbox
 from adr.worker.policy import Policy

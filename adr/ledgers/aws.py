@@ -192,34 +192,43 @@ class AwsLedger:
     ) -> None:
         """Show the messages again after `delay_s`, at most 12 hours; a note needs a card.
 
-        What could not be shown is shown by another call, if that comes in time.
+        Where that failed for some, another call makes up for it, if that comes in time.
         """
         # Whatever follows: nobody speaks of them again, so their next delivery has to count.
         holds = self._holds.give_up(leases)
         trouble: AdrError | None = None
         shown = {}
+        left = []
         for hold in holds:
             lease = hold.lease
             is_unusual = hold.tried or ((failed or note) and boot_time() < lease.deadline)
             if is_unusual and not hold.ended:
-                step = partial(_end, lease=lease, failed=failed, note=note)
+                step = partial(Card.ended, lease=lease, failed=failed, note=note)
                 try:
                     self._cards.change(lease.job, step)
                 except RunnerGone:
                     raise
-                except AdrError as error:
+                except ServiceError as error:
+                    # Where only the answer was lost, the card knows of this end.
                     trouble = error
+                    left.append(hold)
+                    continue
+                except AdrError as error:
+                    trouble = trouble or error
                     continue
                 hold.ended = True
             if boot_time() < lease.deadline:
                 shown[hold.handle] = hold
+        answered = set[str]()
         try:
-            refused = self._queue.hide(list(shown), min(delay_s, self._ceiling_s))
+            refused = self._queue.hide(list(shown), min(delay_s, self._ceiling_s), answered.update)
         except ServiceError:
             # Where only the answer was lost, another call may show what somebody else has by then.
             # Then their cards see to it that one of two begins.
-            self._holds.put_aside(shown.values())
+            left += [hold for handle, hold in shown.items() if handle not in answered]
             raise
+        finally:
+            self._holds.put_aside(left)
         # A handle from before the ceiling may be refused; the message then comes back by itself.
         for handle, reason in refused.items():
             _log.debug("could not show the message %s at once: %s", handle, reason)
@@ -382,12 +391,3 @@ class AwsLedger:
         if boot_time() < hold.lease.deadline < math.inf:
             return True
         return hold.carded and self._card_is_ours(hold)
-
-
-def _end(card: Card, lease: Lease, failed: bool, note: str) -> Card | None:
-    """Return the card after the end of an attempt; None where that does not concern it."""
-    if card.generation != lease.job.generation:
-        return None
-    # An ordinary attempt begins without a card.
-    is_new = card.attempt is None and (failed or note)
-    return card.ended(failed, note) if is_new or card.attempt == lease.attempt else None

@@ -117,7 +117,8 @@ class Ledger(Protocol):
     def decided(self, batches: Iterable[str]) -> Iterator[Decision]:
         """Yield of every record of these batches what decides its job; in no order, some twice.
 
-        Costs a fraction of what `records` does, in time and memory.
+        Costs a fraction of what `records` does, in time and memory. Is to be read to its end at
+        once, with no call of the ledger meanwhile: some keep a lock until then.
         """
 
     def records(

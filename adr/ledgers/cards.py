@@ -14,10 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from adr.documents import known_fields, reading
 from adr.errors import Conflict, NotFound
 from adr.keys import card_key
-from adr.models import SCHEMA, Job, check_schema
+from adr.models import SCHEMA, Job, Lease, check_schema
 from adr.stores.base import ObjectStore
 
 __all__ = ["Card", "Cards"]
+
+#: More attempts than end while another one waits to be told the end of its own.
+_MOST_OVER = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Card:
     notes: tuple[str, ...] = ()
     #: Whether the attempt of the holder has begun, and is among `starts`.
     is_begun: bool = True
+    #: The last attempts that have ended, so that none of them is counted again.
+    over: tuple[str, ...] = ()
 
     def held(self, worker: str, attempt: str) -> Card:
         """Return the card once `worker` holds the job for an attempt that has not begun."""
@@ -50,8 +55,17 @@ class Card:
             return self
         return replace(self, holder=worker, attempt=attempt, starts=self.starts + 1, is_begun=True)
 
-    def ended(self, failed: bool, note: str = "") -> Card:
-        """Return the card once its holder has given the job back, or its command has failed."""
+    def ended(self, lease: Lease, failed: bool, note: str) -> Card | None:
+        """Return the card once an attempt has given the job back, or its command has failed.
+
+        None where that does not concern the card, or it knows already.
+        """
+        if self.generation != lease.job.generation or lease.attempt in self.over:
+            return None
+        # An ordinary attempt begins without a card.
+        is_new = self.attempt is None and (failed or note)
+        if not is_new and self.attempt != lease.attempt:
+            return None
         return replace(
             self,
             holder=None,
@@ -60,6 +74,7 @@ class Card:
             failures=self.failures + failed,
             releases=self.releases + (not failed),
             notes=(*self.notes, note) if note else self.notes,
+            over=(*self.over, lease.attempt)[-_MOST_OVER:],
         )
 
 
@@ -111,7 +126,8 @@ class Cards:
         with reading(what):
             data = json.loads(document.body)
             check_schema(data, what)
-            card = Card(**known_fields(Card, {**data, "notes": tuple(data.get("notes", ()))}))
+            lists = {name: tuple(data.get(name, ())) for name in ("notes", "over")}
+            card = Card(**known_fields(Card, {**data, **lists}))
         if card.generation < job.generation:
             card = Card(job.generation)
         return card, document.etag

@@ -167,11 +167,18 @@ class Holds:
             return found
 
     def put_aside(self, holds: Iterable[Hold]) -> None:
-        """Keep what was given up and could not be shown, to be given up again in its time."""
+        """Keep what was given up and could not be shown, to be given up again in its time.
+
+        One whose card names its attempt for longer: while it does, nobody else has the job.
+        """
         with self.guard:
             now = boot_time()
             kept = {hold.lease.attempt: hold for hold in (*self._aside.values(), *holds)}
-            self._aside = {each: hold for each, hold in kept.items() if now < hold.lease.deadline}
+            self._aside = {
+                each: hold
+                for each, hold in kept.items()
+                if now < hold.lease.deadline or (hold.tried and not hold.ended)
+            }
 
     def hide_longer(self, holds: Sequence[Hold]) -> None:
         """Extend the leases whose time is half over and that are not at the ceiling.

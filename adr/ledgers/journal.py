@@ -20,7 +20,7 @@ from adr.decisions import Decision
 from adr.documents import reading
 from adr.errors import Conflict, NotFound
 from adr.keys import JOURNAL, journal_key, journal_prefix
-from adr.ledgers.decisions import PackedDecisions
+from adr.ledgers.packed import PackedDecisions
 from adr.models import JobRecord
 from adr.objectcache import ObjectCache
 from adr.stores.base import ObjectInfo, ObjectStore

@@ -218,7 +218,8 @@ class SqliteLedger:
                 self._database.transaction("read", even_if_destroyed=True) as db,
                 reading(what),
             ):
-                # One by one, since there may be very many.
+                # One by one, since there may be very many. Until the last one is read, or this
+                # iterator is closed, the lock and the transaction last.
                 for row in db.execute(_DECIDED, (batch,)):
                     yield Decision.read(*row)
 

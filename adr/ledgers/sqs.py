@@ -197,10 +197,21 @@ class MessageQueue:
             for each in answer.get("Messages", ())
         ]
 
-    def hide(self, handles: Sequence[str], visibility_s: float) -> dict[str, str]:
-        """Hide messages for so long from now; return why it failed for those where it did."""
+    def hide(
+        self,
+        handles: Sequence[str],
+        visibility_s: float,
+        answered: Callable[[Sequence[str]], object] | None = None,
+    ) -> dict[str, str]:
+        """Hide messages for so long from now; return why it failed for those where it did.
+
+        Parameters
+        ----------
+        answered : callable, optional
+            Called with the handles of each call that was answered, whatever becomes of others.
+        """
         extra = {"VisibilityTimeout": int(visibility_s)}
-        return self._in_tens("change_message_visibility_batch", handles, extra)
+        return self._in_tens("change_message_visibility_batch", handles, extra, answered)
 
     def delete(self, handles: Sequence[str]) -> dict[str, str]:
         """Delete messages; return why it failed for those where it did."""
@@ -226,8 +237,13 @@ class MessageQueue:
         return self._connection.sqs, url
 
     def _in_tens(
-        self, operation: str, handles: Sequence[str], extra: dict[str, Any]
+        self,
+        operation: str,
+        handles: Sequence[str],
+        extra: dict[str, Any],
+        answered: Callable[[Sequence[str]], object] | None = None,
     ) -> dict[str, str]:
+        """Make all calls that it takes, also where some of them fail; then raise for these."""
         sqs, url = self._found()
         call = getattr(sqs, operation)
 
@@ -239,6 +255,8 @@ class MessageQueue:
             ]
             with translated(operation.replace("_", " "), self._connection.runner_id):
                 answer = call(QueueUrl=url, Entries=entries)
+            if answered:
+                answered(some)
             return {
                 some[int(each["Id"])]: f"{each['Code']}: {each.get('Message', '')}"
                 for each in answer.get("Failed", ())
@@ -247,10 +265,11 @@ class MessageQueue:
         firsts = range(0, len(handles), _ENTRIES)
         if len(firsts) <= 1:
             return one(0) if firsts else {}
-        failed: dict[str, str] = {}
         with ThreadPoolExecutor(min(_CALLERS, len(firsts))) as pool:
-            for some in pool.map(one, firsts):
-                failed |= some
+            calls = [pool.submit(one, first) for first in firsts]
+        failed: dict[str, str] = {}
+        for each in calls:
+            failed |= each.result()
         return failed
 
     def _send_batch(self, bodies: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from adr.aws import Connection
+from adr.clock import boot_time
 from adr.decisions import visible
 from adr.errors import ServiceError, UsageError
 from adr.keys import card_key
@@ -773,6 +774,68 @@ class TestTrouble:
         again = second.receive(10, 5)
         assert {lease.job.index: lease.failures for lease in again} == {1: 1, 2: 1}
         assert proxy.count("sqs.ChangeMessageVisibilityBatch") == 2
+
+    def test_a_release_that_a_card_kept_from_is_made_up_for_by_another(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        # given two ends that no card was told of, and two whose cards were written unheard
+        first, second = place.worker("first"), place.worker("second")
+        first.send(some_jobs(2))
+        first.send([a_job(3), a_job(4)], again=True)
+        leases = first.receive(10, 5)
+        assert len(first.start(leases)) == 4
+        refused = refuse(proxy, "s3.PutObject", key="^_cards/.*[13]$")
+        unheard = proxy.lose_answer("s3.PutObject", key="^_cards/.*[24]$")
+        with pytest.raises(ServiceError):
+            first.release(leases, failed=True, note="no disk")
+        refused.stop()
+        unheard.stop()
+
+        first.release(leases, failed=True, note="no disk")
+        first.release(leases, failed=True, note="no disk")
+
+        # at once, and each has failed once
+        again = second.receive(10, 5)
+        told = {each.job.index: (each.failures, each.lost, each.notes) for each in again}
+        assert told == dict.fromkeys(range(1, 5), (1, 0, ("no disk",)))
+        assert proxy.count("sqs.ChangeMessageVisibilityBatch") == 1
+
+    def test_a_card_does_not_go_on_naming_who_could_not_tell_it_in_time(
+        self, place: Place, proxy: Proxy, wait_for: Callable[..., bool]
+    ) -> None:
+        ledger = place.worker("first", visibility_s=1)
+        ledger.send([a_job()], again=True)
+        [lease] = ledger.receive(1, 5)
+        ledger.start([lease])
+        refused = refuse(proxy, "s3.PutObject", key="^_cards/")
+        wait_for(lambda: boot_time() > lease.deadline)
+        with pytest.raises(ServiceError):
+            ledger.release([lease])
+        refused.stop()
+
+        ledger.release([lease])
+
+        card = place.card()
+        assert (card["holder"], card["starts"]) == (None, 0)
+
+    def test_another_release_shows_only_what_was_not_shown(
+        self, place: Place, proxy: Proxy
+    ) -> None:
+        # given a release by three calls, of which the first to come fails
+        first, second = place.worker("first"), place.worker("second")
+        first.send(some_jobs(30))
+        leases = [lease for _ in range(3) for lease in first.receive(10, 5)]
+        refuse(proxy, "sqs.ChangeMessageVisibilityBatch", times=1)
+        with pytest.raises(ServiceError):
+            first.release(leases)
+        # and another worker that has what was shown
+        shown = [*second.receive(10, 5), *second.receive(10, 5)]
+
+        first.release(leases)
+
+        assert proxy.count("sqs.ChangeMessageVisibilityBatch") == 4
+        left = second.receive(10, 5)
+        assert sorted(indexes(shown) + indexes(left)) == list(range(1, 31))
 
     def test_a_receive_that_failed_half_way_frees_its_jobs(
         self, place: Place, proxy: Proxy

@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from adr.bundle import restore_member, unpack_bundle, unpacked_bytes, write_bundle
+from adr.entries import EXTRA
 from adr.errors import AdrError, PartialFailure, UsageError
 from adr.keys import (
     BATCHES,
@@ -84,6 +85,20 @@ def patched(path: Path, *entries: tuple[str, int, bytes], **places: Any) -> Path
     for name, value in places.items():
         offset, form = offsets[name]
         struct.pack_into(form, body, start + offset, value)
+    path.write_bytes(body)
+    return path
+
+
+def with_extra(path: Path, extra: bytes, size: int = 1) -> Path:
+    """Make a zip of one entry with an extra field that zipfile would not write."""
+    with zipfile.ZipFile(path, "w") as made:
+        info = zipfile.ZipInfo("a")
+        info.extra = struct.pack("<HH", 0x7FFF, len(extra) - 4) + bytes(len(extra) - 4)
+        made.writestr(info, b"x")
+    body = bytearray(path.read_bytes())
+    start = body.rindex(b"PK\x01\x02")
+    body[start + 47 : start + 47 + len(extra)] = extra
+    struct.pack_into("<I", body, start + 24, size)
     path.write_bytes(body)
     return path
 
@@ -150,6 +165,18 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a socket": (lambda p: archive(p, ("s", stat.S_IFSOCK, b"")), "device or socket, 's'"),
     "a character device": (lambda p: archive(p, ("c", stat.S_IFCHR, b"")), "device or socket"),
+    "an extra field that ends early": (
+        lambda p: with_extra(p, struct.pack("<HHq", 0x7FFE, 9, 0)),
+        "extra fields ends early",
+    ),
+    "an extra field with our time that ends early": (
+        lambda p: with_extra(p, struct.pack("<HHq", EXTRA, 12, 0)),
+        "extra fields ends early",
+    ),
+    "an extra field with its size that ends early": (
+        lambda p: with_extra(p, struct.pack("<HHq", 1, 16, 1), size=0xFFFFFFFF),
+        "extra fields ends early",
+    ),
     "a table of contents that fills the memory": (
         lambda p: with_table_of(p, 300 << 20),
         "table of contents is larger",
