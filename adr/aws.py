@@ -36,8 +36,10 @@ __all__ = [
     "Connection",
     "client",
     "error_code",
+    "has_credentials",
     "is_denied",
     "is_uncertain",
+    "list_names",
     "session",
     "translated",
 ]

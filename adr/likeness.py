@@ -19,7 +19,7 @@ from typing import Any
 
 from adr.models import Job, JobRecord
 
-__all__ = ["FailureGroup", "group_failures"]
+__all__ = ["FailureGroup", "group_failures", "last_line"]
 
 #: What stands in a text for what differs.
 _VARIES = "…"
