@@ -34,6 +34,7 @@ import stat
 import time
 
 from adr.worker.descendants import Reaper, signal_descendants
+from adr.worker.kernellease import lease_for_a_moment
 from adr.worker.messages import Inbox, pack, send
 
 # What typing.TYPE_CHECKING is to a type checker, without the megabyte of typing.
@@ -103,11 +104,7 @@ def _open_log(path: bytes) -> int:
 def _is_unused(fd: int) -> bool:
     """Tell whether nobody else has a file open, as far as that can be known."""
     try:
-        # Whoever opens it at this very moment makes the kernel send this signal, not SIGIO.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        # The kernel grants a write lease only if nobody has.
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        lease_for_a_moment(fd, fcntl.F_WRLCK)
     except OSError:
         return False
     return True

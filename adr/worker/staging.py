@@ -11,13 +11,13 @@ import fcntl
 import os
 import re
 import shutil
-import signal
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adr.worker.jobuser import JobUser
+from adr.worker.kernellease import lease_for_a_moment
 from adr.worker.tree import OPEN, open_tree, opened
 from adr.worker.workspace import Changes
 
@@ -151,23 +151,14 @@ def _make_own(path: Path, aside: Path) -> None:
 def _is_open(path: Path) -> bool:
     """Tell whether somebody has a file open for writing, who does not find it by this name."""
     try:
-        # The kernel grants a read lease only if nobody has.
-        _lease(path, fcntl.F_RDLCK)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            lease_for_a_moment(fd, fcntl.F_RDLCK)
+        finally:
+            os.close(fd)
     except BlockingIOError:
         return True
     except OSError:
         # A file system without leases, or the file of another user.
         return False
     return False
-
-
-def _lease(path: Path, kind: int) -> None:
-    """Take a lease of the kernel on a file, for a moment."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        # Whoever opens it at this very moment makes the kernel send this signal, not SIGIO.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    finally:
-        os.close(fd)
