@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 from adr.models import Lease, new_id
 from adr.runner import open_runner
@@ -191,8 +192,18 @@ def _freeze(scene: Scene) -> set[int]:
     while born := set(scene.pids()) - frozen:
         for pid in born:
             _signal(pid, signal.SIGSTOP)
+        # A process that is in the kernel goes on until it returns from there.
+        scene.wait(lambda born=born: all(map(_stands_still, born)))
         frozen |= born
     return frozen
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return text.rpartition(")")[2].split()[0] in "TtZX"
 
 
 def _signal(pid: int, number: int) -> None:
